@@ -1,0 +1,51 @@
+"""What all recipes share; every value can be overridden with --config.NAME=VALUE."""
+
+from ml_collections import ConfigDict
+
+from latentum_jax.config import ChatConfig, LatentUMConfig
+
+
+def base(model: LatentUMConfig) -> ConfigDict:
+    """A stage with no data yet."""
+    return ConfigDict(
+        {
+            "model": model.to_dict(),
+            "tokenizer": "",
+            "chat": vars(ChatConfig()) | {},
+            "stage": "",
+            "chain": (),
+            "links": {},
+            "init_from": "",
+            "seed": 0,
+            "steps": 0,
+            "checkpoint_every": 500,
+            "keep": 2,
+            "ema": 0.0,
+            "optimizer": {
+                "learning_rate": 1e-3,
+                "warmup": 200,
+                "end_share": 0.02,
+                "weight_decay": 0.01,
+                "clip": 1.0,
+                "b1": 0.9,
+                "b2": 0.98,
+            },
+            "data": {
+                "source": "",
+                "path": "",
+                "rows": 0,
+                "length": 0,
+                "images": 0,
+                "targets": 0,
+                "levels": (3, 4, 5, 6),
+                "weights": (0.1, 0.2, 0.3, 0.4),
+                "harder": 0.4,
+                "buckets": (),
+            },
+            "objective": "kl",  # mbaq: kl, mse or cosine
+            "condition_dropout": 0.1,  # mome
+            "part": "joint",  # sft: joint, language or vision
+            "cut": "exclusive",  # sft: exclusive or inclusive
+            "code_noise": 0.15,  # sft
+        }
+    )

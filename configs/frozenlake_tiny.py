@@ -1,0 +1,58 @@
+"""The bundled model: every stage of the paper, from nothing, on mazes drawn on the fly."""
+
+from ml_collections import ConfigDict
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.configs.base import base
+from latentum_jax.data.frozenlake.samples import COARSE_PROMPT, SHORT_PROMPT
+
+
+def get_config() -> ConfigDict:
+    """vlm -> mbaq -> mome -> sft."""
+    config = base(LatentUMConfig.tiny())
+    config.tokenizer = "frozenlake"
+    config.chat = {"system": "", "fine_prompt": SHORT_PROMPT, "coarse_prompt": COARSE_PROMPT}
+    config.data.source = "frozenlake"
+    config.ema = 0.998
+    config.chain = ("vlm", "mbaq", "mome", "sft")
+    config.links = {
+        "vlm": {
+            "stage": "vlm",
+            "steps": 3600,
+            "optimizer": {"learning_rate": 1.5e-3},
+            "data": {"buckets": (bucket("questions", 1.0, 32, 160),)},
+        },
+        "mbaq": {
+            "stage": "mbaq",
+            "steps": 800,
+            "optimizer": {"learning_rate": 2e-3, "warmup": 50},
+            "data": {"buckets": (bucket("questions", 1.0, 32, 160),)},
+        },
+        "mome": {
+            "stage": "mome",
+            "steps": 400,
+            "optimizer": {"learning_rate": 2e-3, "warmup": 50},
+            "data": {"buckets": (bucket("captions", 1.0, 64, 160),)},
+        },
+        "sft": {
+            "stage": "sft",
+            "steps": 1600,
+            "optimizer": {"learning_rate": 1.5e-3, "warmup": 100},
+            "data": {
+                "buckets": (
+                    bucket("code_questions", 0.4, 48, 160),
+                    bucket("fine", 0.3, 40, 128, (1, 4)),
+                    bucket("fine", 0.25, 16, 256, (5, 11)),
+                    bucket("coarse", 0.05, 24, 256),
+                )
+            },
+        },
+    }
+    return config
+
+
+def bucket(
+    kind: str, share: float, rows: int, length: int, steps: tuple[int, int] = (1, 1)
+) -> dict:
+    """Batches of one shape: see `latentum_jax.train.data`."""
+    return {"kind": kind, "share": share, "rows_a_batch": rows, "length": length, "steps": steps}

@@ -1,0 +1,1 @@
+"""Published torch checkpoints to ours and back: one table per model, walked both ways."""

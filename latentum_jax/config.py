@@ -1,0 +1,160 @@
+"""Every architecture as a frozen dataclass: the published size by default, `tiny()` beside it.
+
+Numbers are those of LatentUM-Base (arXiv 2604.02097, section 3.1): InternVL3.5-4B with a second
+branch, an MBAQ quantizer of 8 x 2048 codes and a three-layer autoregressive vision head.
+"""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """InternViT-300M-448px-V2.5 and the pixel shuffle behind it."""
+
+    image_size: int = 448
+    patch_size: int = 14
+    hidden_size: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    mlp_size: int = 4096
+    layer_norm_eps: float = 1e-6
+    shuffle: int = 2
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of an image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """L, the visual tokens of an image after the pixel shuffle."""
+        return (self.grid // self.shuffle) ** 2
+
+    @property
+    def feature_size(self) -> int:
+        """F, the width of a pixel-shuffled feature."""
+        return self.hidden_size * self.shuffle**2
+
+    @classmethod
+    def tiny(cls) -> "VisionConfig":
+        """112 px pictures as 16 visual tokens."""
+        return cls(image_size=112, hidden_size=128, num_layers=8, num_heads=4, mlp_size=512)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """Qwen3 with a generation branch beside every understanding weight (MoME, section 3.1.2)."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 2560
+    num_layers: int = 36
+    num_heads: int = 32
+    num_kv_heads: int = 8
+    head_dim: int = 128
+    mlp_size: int = 9728
+    rms_eps: float = 1e-6
+    rope_theta: float = 1e6
+    tie_embeddings: bool = False
+
+    @classmethod
+    def tiny(cls) -> "LanguageConfig":
+        """Six layers of width 128."""
+        return cls(
+            vocab_size=512,
+            hidden_size=128,
+            num_layers=6,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=32,
+            mlp_size=384,
+            rope_theta=1e4,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerConfig:
+    """MBAQ: C codebooks of V codes over chunks of the down-projected features (section 3.1.1)."""
+
+    num_codebooks: int = 8
+    codebook_size: int = 2048
+    embedding_dim: int = 256
+    mlp_ratio: int = 4
+    commitment: float = 0.25
+    entropy: float = 0.1
+    usage_decay: float = 0.99
+    dead_share: float = 0.03
+    max_restarts: int = 64
+
+    @property
+    def chunk_dim(self) -> int:
+        """Width of the chunk that one codebook quantizes."""
+        return self.embedding_dim // self.num_codebooks
+
+    @classmethod
+    def tiny(cls) -> "QuantizerConfig":
+        """Four codebooks of 256 codes."""
+        return cls(num_codebooks=4, codebook_size=256, embedding_dim=64, mlp_ratio=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """The autoregressive vision head over the C codes of one visual token (section 3.1.3)."""
+
+    num_layers: int = 3
+    num_heads: int = 32
+    mlp_ratio: float = 4.0
+    rope_theta: float = 1e4
+
+    @classmethod
+    def tiny(cls) -> "HeadConfig":
+        """Two layers."""
+        return cls(num_layers=2, num_heads=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentUMConfig:
+    """The whole model."""
+
+    vision: VisionConfig = VisionConfig()
+    language: LanguageConfig = LanguageConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    head: HeadConfig = HeadConfig()
+
+    @classmethod
+    def tiny(cls) -> "LatentUMConfig":
+        """The size of the bundled FrozenLake model."""
+        return cls(
+            VisionConfig.tiny(), LanguageConfig.tiny(), QuantizerConfig.tiny(), HeadConfig.tiny()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dicts, as written to config.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "LatentUMConfig":
+        """The inverse of `to_dict`; unknown or missing keys are an error naming them."""
+        parts = {f.name: f.type for f in dataclasses.fields(cls)}
+        if set(values) != set(parts):
+            raise ValueError(f"model config needs the keys {sorted(parts)}, got {sorted(values)}")
+        made = {}
+        for name, part in parts.items():
+            known = {f.name for f in dataclasses.fields(part)}
+            if set(values[name]) != known:
+                odd = sorted(set(values[name]) ^ known)
+                raise ValueError(f"model config `{name}`: unknown or missing keys {odd}")
+            made[name] = part(**values[name])
+        return cls(**made)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatConfig:
+    """What a model is spoken to with: the system message and the instructions of its planner."""
+
+    system: str = (
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的"
+        "多模态大语言模型。"
+    )
+    fine_prompt: str = ""
+    coarse_prompt: str = ""

@@ -1,0 +1,1 @@
+"""FrozenLake: mazes, their pictures, questions about them, interleaved samples."""

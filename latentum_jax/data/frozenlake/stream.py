@@ -1,0 +1,152 @@
+"""Endless training batches of mazes, each a pure function of (seed, index), never on disk.
+
+Every maze is drawn from the train split, so that no held-out grid is ever seen (App. C).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from latentum_jax.data.frozenlake import questions, samples
+from latentum_jax.data.frozenlake.frames import State, advance, draw, start_state
+from latentum_jax.data.frozenlake.mazes import MOVES, Maze, sample_maze, shortest_path, step
+from latentum_jax.data.interleaved import (
+    Row,
+    RowShape,
+    caption_row,
+    interleaved_row,
+    question_row,
+    stack,
+)
+from latentum_jax.images import square
+from latentum_jax.tokenizer import Tokenizer
+
+# Asked of every picture first: the questions that supervise planning in every cell at once.
+DENSE = ("moves", "next", "distances", "map")
+PLAIN = tuple(kind for kind in questions.KINDS if kind not in DENSE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mazes:
+    """What mazes are drawn: levels with their weights, and how far from the published share."""
+
+    levels: tuple[int, ...] = (3, 4, 5, 6)
+    weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    harder: float = 0.4  # of the mazes have a share of holes drawn from 0.1 to 0.35
+
+    def draw(self, rng: np.random.Generator, path_lengths: tuple[int, int] | None = None) -> Maze:
+        """A training maze whose shortest path lies in the window."""
+        share = rng.uniform(0.1, 0.35) if rng.random() < self.harder else None
+        level = int(rng.choice(self.levels, p=np.divide(self.weights, sum(self.weights))))
+        return sample_maze(rng, level, hole_share=share, path_lengths=path_lengths, split="train")
+
+
+def random_state(rng: np.random.Generator, maze: Maze) -> State:
+    """A moment of a walk: the start, somewhere on the shortest path, or after a random walk."""
+    state = start_state(maze)
+    kind = rng.random()
+    if kind < 0.3:
+        return state
+    if kind < 0.65:
+        path = shortest_path(maze)
+        for move in path[: rng.integers(1, len(path) + 1)]:
+            state = advance(state, move)
+        return state
+    for _ in range(rng.integers(1, 8)):
+        if state.reached:
+            break
+        options = [m for m in MOVES if step(maze, state.player, m) not in maze.holes]
+        state = advance(state, options[rng.integers(len(options))])
+    return state
+
+
+def question_turns(rng: np.random.Generator, state: State) -> list[tuple[str, str]]:
+    """Questions about a state, the dense ones likelier and first, then all others shuffled."""
+    kinds = [kind for kind, p in zip(DENSE, (0.8, 0.6, 0.4, 0.4), strict=True) if rng.random() < p]
+    kinds += list(rng.permutation(PLAIN))
+    asked = (questions.ask(kind, state, rng) for kind in kinds)
+    return [(turn.question, turn.answer) for turn in asked]
+
+
+@dataclasses.dataclass(frozen=True)
+class MazeRows:
+    """Makes rows of every kind for one tokenizer and one picture size."""
+
+    tokenizer: Tokenizer
+    image_size: int
+    num_tokens: int
+    system: str
+    mazes: Mazes = Mazes()
+
+    def shape(self, length: int, images: int, targets: int) -> RowShape:
+        """Sizes of a row of this model."""
+        return RowShape(length, images, targets, self.num_tokens, self.image_size)
+
+    def questions(self, rng: np.random.Generator, length: int, as_codes: bool) -> Row:
+        """One picture with as many questions as fit; `as_codes`: shown as its codes."""
+        state = random_state(rng, self.mazes.draw(rng))
+        # Questions come with either filter: `answer` shrinks by bicubic, everything else bilinear.
+        resample = "bicubic" if rng.random() < 0.5 else "bilinear"
+        return question_row(
+            square(draw(state), self.image_size, resample=resample),
+            question_turns(rng, state),
+            self.tokenizer,
+            self.shape(length, 1, 0),
+            system=self.system,
+            as_codes=as_codes,
+        )
+
+    def caption(self, rng: np.random.Generator, length: int) -> Row:
+        """A caption and the picture it describes."""
+        state = random_state(rng, self.mazes.draw(rng))
+        pixels = square(draw(state), self.image_size)
+        shape = self.shape(length, 1, 1)
+        return caption_row(questions.caption(state), pixels, self.tokenizer, shape)
+
+    def fine(self, rng: np.random.Generator, length: int, steps: tuple[int, int]) -> Row:
+        """A shortest walk, one move and one picture a step."""
+        sample = samples.fine_sample(self.mazes.draw(rng, steps), prompt=samples.SHORT_PROMPT)
+        return self._interleaved(sample, self.shape(length, steps[1] + 1, steps[1]))
+
+    def coarse(self, rng: np.random.Generator, length: int) -> Row:
+        """A description, one picture of the whole walk, and the list of moves."""
+        sample = samples.coarse_sample(self.mazes.draw(rng))
+        return self._interleaved(sample, self.shape(length, 2, 1))
+
+    def _interleaved(self, sample: samples.Sample, shape: RowShape) -> Row:
+        return interleaved_row(sample, self.tokenizer, shape, system=self.system, draw=draw)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """Batches of one shape: `share` of all batches, `rows` rows each, made by `make(rng)`."""
+
+    share: float
+    rows: int
+    make: Callable[[np.random.Generator], Row]
+
+
+def batch_of(buckets: Sequence[Bucket], seed: int, index: int) -> Row:
+    """Batch `index` of the stream: a bucket is picked by its share, its rows are made."""
+    rng = np.random.default_rng((seed, index))
+    shares = np.asarray([bucket.share for bucket in buckets])
+    bucket = buckets[rng.choice(len(buckets), p=shares / shares.sum())]
+    return stack([bucket.make(rng) for _ in range(bucket.rows)])
+
+
+def corpus(seed: int = 0, count: int = 400) -> list[str]:
+    """Texts that hold every word a maze model says or hears, to train its tokenizer on."""
+    rng = np.random.default_rng(seed)
+    texts = [samples.SHORT_PROMPT, samples.COARSE_PROMPT, samples.PROMPT] * 20
+    mazes = Mazes(levels=(3, 4, 5, 6, 7, 8), weights=(1,) * 6)
+    for _ in range(count):
+        maze = mazes.draw(rng)
+        state = random_state(rng, maze)
+        for kind in questions.KINDS:
+            turn = questions.ask(kind, state, rng)
+            texts += [turn.question, turn.answer]
+        for sample in (samples.fine_sample(maze, prompt=""), samples.coarse_sample(maze)):
+            parts = sample["messages"][1]["content"]
+            texts += [part["text"] for part in parts if part["type"] == "text"]
+    return texts + ["<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"] * 20

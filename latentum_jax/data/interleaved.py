@@ -1,0 +1,243 @@
+"""Rows: what every stage trains on, tokens of U with their pictures and the places of the G blocks.
+
+A row is the understanding sequence U of section 3.3: text, and for each picture `<img>`, L slots
+and `</img>`. Target pictures have a G block besides, built on the device from `target_slot` and
+`target_position`. Questions about one picture share a row: each is a block of its own that sees
+the picture and itself (see `models.attention`), so that a picture is encoded once for all of them.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentum_jax.images import square
+from latentum_jax.tokenizer import Tokenizer, user_turn
+
+IGNORE = -100
+Row = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShape:
+    """Sizes of a row: T tokens, J pictures of which at most `targets` are drawn, L slots each."""
+
+    length: int
+    images: int
+    targets: int
+    num_tokens: int
+    image_size: int
+
+
+class RowBuilder:
+    """Collects tokens and pictures in reading order; `finish` pads them into a row."""
+
+    def __init__(self, tokenizer: Tokenizer, shape: RowShape):
+        self.ids, self.encode, self.shape = tokenizer.ids, tokenizer.encode, shape
+        self.tokens: list[int] = []
+        self.labels: list[int] = []
+        self.position: list[int] = []
+        self.block: list[int] = []
+        self.image_index: list[int] = []
+        self.pixels: list[np.ndarray] = []
+        self.as_codes: list[bool] = []
+        self.targets: list[tuple[int, int]] = []
+        self.block_now = 0
+        self.prefix = 0  # length of block 0, from where every further block continues
+        self.next_position = 0
+
+    def text(self, text: str, *, learn: bool = False) -> "RowBuilder":
+        """Adds the ids of text, as labels too where `learn`."""
+        self._add(self.encode(text), learn=learn)
+        return self
+
+    def image(
+        self, pixels: np.ndarray, *, as_codes: bool, target: bool = False, learn: bool = False
+    ) -> "RowBuilder":
+        """Adds `<img>` (a label where `learn`), L slots and `</img>`.
+
+        `as_codes`: the slots show visual_projector(z_q), else mlp1's features. `target`: the
+        picture is drawn by a G block that starts at its `<img>`.
+        """
+        slot = self._store(pixels, as_codes)
+        if target:
+            self.targets.append((slot, self.next_position))
+        self._add([self.ids.img], learn=learn)
+        first, count = slot * self.shape.num_tokens, self.shape.num_tokens
+        self._add([self.ids.img_context] * count, index=range(first, first + count))
+        self._add([self.ids.img_end])
+        return self
+
+    def drawn(self, pixels: np.ndarray) -> "RowBuilder":
+        """Adds a picture that ends the row: only its G block stands after the text."""
+        self.targets.append((self._store(pixels, True), self.next_position))
+        return self
+
+    def question(self) -> "RowBuilder":
+        """Opens a block of its own behind the tokens of block 0."""
+        if self.block_now == 0:
+            self.prefix = self.next_position
+        self.block_now += 1
+        self.next_position = self.prefix
+        return self
+
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.shape.length - len(self.tokens)
+
+    def finish(self) -> Row:
+        """The padded row. Raises ValueError where tokens, pictures or targets do not fit."""
+        s = self.shape
+        for given, most, what in (
+            (len(self.tokens), s.length, "tokens"),
+            (len(self.pixels), s.images, "images"),
+            (len(self.targets), s.targets, "target images"),
+        ):
+            if given > most:
+                raise ValueError(f"a sample has {given} {what}, at most {most} fit")
+        slots, places = zip(*self.targets, strict=True) if self.targets else ((), ())
+        block = np.asarray(self.block, np.int32)
+        context = np.where(block > 0, self.prefix - 1, self.position)
+        pixels = np.zeros((s.images, s.image_size, s.image_size, 3), np.uint8)
+        pixels[: len(self.pixels)] = self.pixels or pixels[:0]
+        return {
+            "tokens": _pad(self.tokens, s.length, self.ids.pad),
+            "labels": _pad(self.labels, s.length, IGNORE),
+            "position": _pad(self.position, s.length, 0),
+            "block": _pad(block, s.length, 0),
+            "context": _pad(context, s.length, 0),
+            "valid": _pad([True] * len(self.tokens), s.length, False),
+            "image_index": _pad(self.image_index, s.length, -1),
+            "pixels": pixels,
+            "as_codes": _pad(self.as_codes, s.images, False),
+            "target_slot": _pad(slots, s.targets, 0),
+            "target_position": _pad(places, s.targets, 0),
+            "target_valid": _pad([True] * len(slots), s.targets, False),
+        }
+
+    def _store(self, pixels: np.ndarray, as_codes: bool) -> int:
+        self.pixels.append(pixels)
+        self.as_codes.append(as_codes)
+        return len(self.pixels) - 1
+
+    def _add(
+        self, ids: Sequence[int], *, learn: bool = False, index: Sequence[int] | None = None
+    ) -> None:
+        count = len(ids)
+        self.tokens += ids
+        self.labels += ids if learn else [IGNORE] * count
+        self.position += range(self.next_position, self.next_position + count)
+        self.block += [self.block_now] * count
+        self.image_index += [-1] * count if index is None else index
+        self.next_position += count
+
+
+def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarray:
+    out = np.full(length, fill, bool if isinstance(fill, bool) else np.int32)
+    out[: len(values)] = values
+    return out
+
+
+def stack(rows: Sequence[Row]) -> Row:
+    """Rows into a batch: a leading axis B."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def interleaved_row(
+    sample: dict[str, Any],
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    *,
+    system: str,
+    draw: Callable[[Any], np.ndarray],
+) -> Row:
+    """A user message and an assistant message of text and pictures as a row (section 3.3).
+
+    The prompt's pictures are read as features, the assistant's are targets and shown as codes.
+    Labels are the assistant's text, each `<img>` and the end token. `draw` turns an image entry's
+    value into pixels uint8 [H, W, 3].
+    """
+    builder = RowBuilder(tokenizer, shape)
+    user, assistant = sample["messages"]
+    head, tail = user_turn("\0", system).split("\0")
+    builder.text(head)
+    for part in user["content"]:
+        if part["type"] == "text":
+            builder.text(part["text"])
+        else:
+            builder.image(square(draw(part["image"]), shape.image_size), as_codes=False)
+    builder.text(tail)
+    for part in assistant["content"]:
+        if part["type"] == "text":
+            builder.text(part["text"], learn=True)
+        else:
+            pixels = square(draw(part["image"]), shape.image_size)
+            builder.image(pixels, as_codes=True, target=True, learn=True)
+    return builder.text("<|im_end|>", learn=True).finish()
+
+
+def question_row(
+    pixels: np.ndarray,
+    turns: Sequence[tuple[str, str]],
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    *,
+    system: str,
+    as_codes: bool = False,
+) -> Row:
+    """One picture and as many of the (question, answer) pairs about it as fit, in their order."""
+    builder = RowBuilder(tokenizer, shape)
+    head, tail = user_turn("\0", system).split("\0")
+    builder.text(head).image(pixels, as_codes=as_codes).text("\n")
+    for question, answer in turns:
+        asked, said = tokenizer.encode(question + tail), tokenizer.encode(answer + "<|im_end|>")
+        if len(asked) + len(said) <= builder.room():
+            builder.question().text(question + tail).text(answer + "<|im_end|>", learn=True)
+    return builder.finish()
+
+
+def caption_row(caption: str, pixels: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:
+    """Raw caption text and the G block of its picture: text to image (section 3.2)."""
+    return RowBuilder(tokenizer, shape).text(caption).drawn(pixels).finish()
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Samples of a JSONL file in the published layout, image paths made relative to its folder.
+
+    Raises ValueError naming the file and the line where a line does not have the form
+    `{"id", "messages": [user, assistant]}` with content lists of text and image entries.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _read_sample(line, f"{path}, line {number}", path.parent)
+
+
+def _read_sample(line: str, where: str, folder: Path) -> dict[str, Any]:
+    try:
+        sample = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    try:
+        messages = sample["messages"]
+        roles = [message["role"] for message in messages]
+        parts = [part for message in messages for part in message["content"]]
+        for part in parts:
+            if part["type"] == "image":
+                part["image"] = str(folder / part["image"])
+            elif not isinstance(part["text"], str):
+                raise TypeError("text is not a string")
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{where}: expected messages with role and content entries of text or image ({error})"
+        ) from error
+    if roles != ["user", "assistant"]:
+        raise ValueError(f"{where}: expected one user and one assistant message, got {roles}")
+    return sample

@@ -1,0 +1,135 @@
+"""Pixels: any picture to RGB, RGB to the vision encoder's input, and back.
+
+Both public paths squeeze the picture to a square, without cropping: image question answering with
+PIL's bicubic filter, the planner, the world model and training with PIL's bilinear one.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 2
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+def load_image(image: ImageLike) -> Image.Image:
+    """Returns a picture as 8-bit RGB, whatever it was.
+
+    Transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, of an animation the
+    first frame is taken. EXIF rotation is not applied, as in the public code.
+
+    Args:
+      image: a file, a PIL image, or a uint8 array [H, W, 3].
+
+    Raises:
+      ValueError: the file is missing, damaged or not a picture; the picture has more than 64
+        megapixels (seen before it is decoded) or a side shorter than 2 pixels; the array is of
+        another shape or dtype.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Image.Image):
+        return _decode(image, "image")
+    name = f"image {image}"
+    try:
+        with Image.open(image) as opened:
+            return _decode(opened, name)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: too large, expected at most 64 megapixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not an image in a format that Pillow reads") from error
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def square(
+    image: ImageLike, size: int, *, resample: Literal["bilinear", "bicubic"] = "bilinear"
+) -> np.ndarray:
+    """Squeezes a picture into a square, as uint8 [size, size, 3].
+
+    Args:
+      image: whatever `load_image` takes.
+      size: side of the square in pixels.
+      resample: PIL's filter, which averages when it shrinks: "bicubic" to answer questions,
+        "bilinear" for everything else (the public code differs in this).
+
+    Raises:
+      ValueError: as `load_image`, or `size` is below 1, or `resample` is neither.
+    """
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    if resample not in filters:
+        raise ValueError(f"resample is {resample!r}, expected 'bilinear' or 'bicubic'")
+    if size < 1:
+        raise ValueError(f"size is {size}, expected at least 1 pixel")
+    return np.asarray(load_image(image).resize((size, size), filters[resample]))
+
+
+def normalise(pixels: Any) -> Any:
+    """uint8 [..., 3] (numpy or jax) as float32 of zero mean and unit variance over ImageNet."""
+    return (pixels / np.float32(255) - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)
+
+
+def preprocess(
+    image: ImageLike, size: int, *, resample: Literal["bilinear", "bicubic"] = "bilinear"
+) -> np.ndarray:
+    """`square` then `normalise`: the vision encoder's input, float32 [size, size, 3]."""
+    return normalise(square(image, size, resample=resample))
+
+
+def denormalise(pixels: np.ndarray) -> np.ndarray:
+    """Returns what `preprocess` normalised as uint8, rounded and clipped; both [..., 3]."""
+    unit = np.asarray(pixels, np.float32) * np.float32(IMAGE_STD) + np.float32(IMAGE_MEAN)
+    return np.clip(np.rint(unit * 255), 0, 255).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        shape = list(array.shape)
+        raise ValueError(f"image array: {array.dtype} {shape}, expected uint8 [H, W, 3]")
+    _check_size((array.shape[1], array.shape[0]), "image array")
+    return Image.fromarray(array)
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image.size, name)
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever the damage led them to
+        raise ValueError(f"{name}: damaged or cut short ({error})") from error
+    return _to_rgb(image, name)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: {width}x{height} pixels, expected at most 64 megapixels")
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"{name}: {width}x{height} pixels, expected at least {MIN_SIDE} a side")
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bit(np.asarray(image), name)
+    if image.mode in ("F", "LAB", "La"):
+        raise ValueError(f"{name}: pixels of mode {image.mode}, expected 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _from_16_bit(grey: np.ndarray, name: str) -> Image.Image:
+    # Pillow opens 16-bit grey as "I;16" or, in 32 bits, as "I", depending on the format.
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(f"{name}: values from {grey.min()} to {grey.max()}, expected 0 to 65535")
+    return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,1 @@
+"""The architecture of LatentUM (section 3.1): pure functions of (params, inputs)."""

@@ -1,0 +1,115 @@
+"""A model on disk, our layout: config.json, model.safetensors by parameter path, tokenizer.json.
+
+Everything is written beside its place first and renamed once whole.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from latentum_jax.config import ChatConfig, LatentUMConfig
+from latentum_jax.models.latentum import Params, boxed_params
+from latentum_jax.tokenizer import Tokenizer
+
+FORMAT = "latentum_jax-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """What a folder holds; `params` are fp32 numpy arrays in a nested dict."""
+
+    config: LatentUMConfig
+    chat: ChatConfig
+    params: Params
+    tokenizer: Tokenizer
+
+
+def write_folder(path: str | Path, model: ModelFolder, *, dtype: str = "float32") -> None:
+    """Writes a model with its weights in `dtype` ("float32" or "bfloat16"); replaces an old one."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    flat = traverse_util.flatten_dict(model.params, sep="/")
+    save_file(
+        {
+            name: np.ascontiguousarray(np.asarray(value).astype(kind))
+            for name, value in flat.items()
+        },
+        str(unfinished / "model.safetensors"),
+    )
+    values = {
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "chat": dataclasses.asdict(model.chat),
+    }
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    (unfinished / "config.json").write_text(text, encoding="utf-8")
+    model.tokenizer.save(unfinished)
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(unfinished, path)
+
+
+def read_folder(path: str | Path) -> ModelFolder:
+    """Reads a model. Raises ValueError, one sentence, where the folder is not one or is broken."""
+    path = Path(path)
+    config, chat = _read_config(path)
+    flat = _read_weights(path / "model.safetensors")
+    expected = expected_shapes(config)
+    _compare(flat, expected, path)
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    return ModelFolder(config, chat, params, Tokenizer.from_folder(path))
+
+
+def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by path, without making any."""
+    boxed = jax.eval_shape(lambda key: boxed_params(config, key), jax.random.key(0))
+    flat, _ = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda x: x, boxed))
+    return {
+        "/".join(str(k.key) for k in keys if hasattr(k, "key")): leaf.shape for keys, leaf in flat
+    }
+
+
+def _read_config(path: Path) -> tuple[LatentUMConfig, ChatConfig]:
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{path} is not a model folder: it has no config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format is {values.get('format')!r}, expected {FORMAT!r}")
+        return LatentUMConfig.from_dict(values["model"]), ChatConfig(**values["chat"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not a model of this library: {error}") from error
+
+
+def _read_weights(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        raise ValueError(f"{file.parent} has no {file.name}")
+    try:
+        return {name: value.astype(np.float32) for name, value in load_file(str(file)).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _compare(flat: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]], path: Path) -> None:
+    odd = sorted(set(flat) ^ set(expected))
+    if odd:
+        raise ValueError(
+            f"{path}: weights of another architecture than its config.json, "
+            f"{len(odd)} parameters missing or unknown, first {odd[0]}"
+        )
+    for name, shape in expected.items():
+        if flat[name].shape != shape:
+            raise ValueError(f"{path}: {name} has shape {flat[name].shape}, expected {shape}")

@@ -1,0 +1,128 @@
+"""LatentUM: the towers composed (section 3.1), each door a method for `model.apply`."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import meta
+from jaxtyping import Array, Float, Int
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.models.attention import Placement
+from latentum_jax.models.internvit import InternViT, Mlp1
+from latentum_jax.models.layers import MLP, Dtype
+from latentum_jax.models.mome import KVCache, LanguageModel, Stream
+from latentum_jax.models.quantizer import MBAQ, Quantized
+from latentum_jax.models.vision_head import VisionHead
+
+Params = Mapping[str, Any]
+
+
+class LatentUM(nn.Module):
+    """ViT and mlp1, the two-branch language model, MBAQ, visual_projector and the vision head."""
+
+    config: LatentUMConfig
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        c, d = self.config, self.config.language.hidden_size
+        self.vision = InternViT(c.vision, self.dtype)
+        self.mlp1 = Mlp1(d, self.dtype)
+        self.language = LanguageModel(c.language, self.dtype, self.remat)
+        self.quantizer = MBAQ(c.quantizer, c.vision.feature_size, d, self.dtype)
+        self.visual_projector = MLP(d, d, self.dtype)
+        self.head = VisionHead(c.head, c.quantizer, d, self.dtype)
+
+    def encode_image(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L F"]:
+        """V, the features that both mlp1 and the quantizer read."""
+        return self.vision(pixels)
+
+    def understand(self, features: Float[Array, "B L F"]) -> Float[Array, "B L D"]:
+        """mlp1: embeddings of continuous features."""
+        return self.mlp1(features)
+
+    def quantize(self, features: Float[Array, "B L F"]) -> Quantized:
+        """z, z_q and codes of features."""
+        return self.quantizer(features)
+
+    def understand_quantized(self, z_q: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
+        """up_proj: embeddings that stand for mlp1's (MBAQ training, quantized understanding)."""
+        return self.quantizer.up(z_q)
+
+    def look_up(self, codes: Int[Array, "*b C"]) -> Float[Array, "*b E"]:
+        """z_q of codes."""
+        return self.quantizer.look_up(codes)
+
+    def show(self, codes: Int[Array, "*b C"]) -> Float[Array, "*b D"]:
+        """visual_projector(z_q): how generated images enter the context, never as pixels."""
+        return self.visual_projector(self.quantizer.look_up(codes).astype(self.dtype))
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Text embeddings."""
+        return self.language.embed(tokens)
+
+    def hidden(
+        self, x: dict[str, Array], stream: Stream, cache: KVCache | None = None
+    ) -> tuple[dict[str, Array], KVCache | None]:
+        """Final-normed hidden states of both branches."""
+        return self.language(x, stream, cache)
+
+    def text_logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b vocab"]:
+        """lm_head."""
+        return self.language.logits(hidden)
+
+    def code_logits(
+        self, hidden: Float[Array, "M D"], codes: Int[Array, "M C"]
+    ) -> Float[Array, "M C V"]:
+        """Vision head, teacher-forced."""
+        return self.head(hidden, codes)
+
+    def __call__(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L C V"]:
+        """Touches every weight once: the door that makes parameters."""
+        features = self.vision(pixels)
+        quantized = self.quantizer(features)
+        und = self.mlp1(features) + self.quantizer.up(quantized.z_q)
+        b, length, _ = und.shape
+        at = Placement.causal(jnp.broadcast_to(jnp.arange(length), (b, length)))
+        x = {"und": und, "gen": self.show(quantized.codes)}
+        hidden, _ = self.language(x, Stream({"und": at, "gen": at}))
+        self.language.logits(hidden["und"])
+        flat = self.head(
+            hidden["gen"].reshape(b * length, -1), quantized.codes.reshape(b * length, -1)
+        )
+        return flat.reshape(b, length, *flat.shape[1:])
+
+
+def boxed_params(config: LatentUMConfig, key: jax.Array, dtype: Dtype = jnp.float32) -> Params:
+    """Fresh fp32 parameters, still carrying their logical axis names."""
+    side = config.vision.image_size
+    return LatentUM(config, dtype).init(key, jnp.zeros((1, side, side, 3)))["params"]
+
+
+def init_params(config: LatentUMConfig, key: jax.Array) -> Params:
+    """Fresh fp32 parameters as a plain nested dict."""
+    return meta.unbox(jax.jit(lambda k: boxed_params(config, k))(key))
+
+
+def start_generation_branch(params: Params) -> Params:
+    """MoME initialisation (section 3.1.2): the generation branch begins as a copy of `und`."""
+    language = dict(params["language"])
+    layers = dict(language["layers"])
+    layers["gen"] = jax.tree.map(jnp.copy, layers["und"])
+    language["layers"] = layers
+    return {**params, "language": language}
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """A parameter's path as one string, `language/layers/gen/q_proj/kernel`."""
+    return "/".join(str(k.key) for k in key_path)
+
+
+def matching(params: Params, pattern: str) -> list[str]:
+    """Paths of the parameters that a regular expression finds."""
+    paths = [path_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    return [path for path in paths if re.search(pattern, path)]

@@ -1,0 +1,107 @@
+"""Small layers that every tower shares: dense maps with logical axes, norms, rotary embeddings."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+Dtype = Any
+fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def dense(
+    features: int, axes: tuple[str, str], *, bias: bool, dtype: Dtype, name: str | None = None
+) -> nn.Dense:
+    """A linear map whose kernel [in, out] carries logical axis names for the sharding table."""
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(fan_in, axes),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        name=name,
+    )
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, computed in fp32, returned in `dtype`."""
+
+    eps: float
+    dtype: Dtype = jnp.float32
+    axis_name: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
+        scale = self.param("scale", init, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        return (x * scale).astype(self.dtype)
+
+
+def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
+    """LayerNorm in fp32 with scale and bias over the embed axis."""
+    return nn.LayerNorm(
+        epsilon=eps,
+        dtype=dtype,
+        use_fast_variance=False,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        name=name,
+    )
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear: the ViT's, mlp1's, the quantizer's and the head's block."""
+
+    hidden: int
+    features: int
+    dtype: Dtype = jnp.float32
+    out_axis: str = "embed"
+
+    def setup(self) -> None:
+        self.fc1 = dense(self.hidden, ("embed", "mlp"), bias=True, dtype=self.dtype)
+        self.fc2 = dense(self.features, ("mlp", self.out_axis), bias=True, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
+        return self.fc2(nn.gelu(self.fc1(x), approximate=False))
+
+
+class SwiGLU(nn.Module):
+    """Qwen3's feed-forward: down(silu(gate x) * up x)."""
+
+    hidden: int
+    features: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        self.gate_proj = dense(self.hidden, ("embed", "mlp"), bias=False, dtype=self.dtype)
+        self.up_proj = dense(self.hidden, ("embed", "mlp"), bias=False, dtype=self.dtype)
+        self.down_proj = dense(self.features, ("mlp", "embed"), bias=False, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def rotary_angles(
+    position: Int[Array, "*b T"], head_dim: int, theta: float
+) -> tuple[Float[Array, "*b T 1 half"], Float[Array, "*b T 1 half"]]:
+    """cos and sin of position x theta^(-2i/H), in fp32, with an axis left for the heads."""
+    inv_freq = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = position[..., None, None].astype(jnp.float32) * inv_freq
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate_half(x: Float[Array, "*b T N H"], cos: Array, sin: Array) -> Float[Array, "*b T N H"]:
+    """Rotary embedding pairing dimension i with i + H/2 (Qwen3)."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def rotate_pairs(x: Float[Array, "*b T N H"], cos: Array, sin: Array) -> Float[Array, "*b T N H"]:
+    """Rotary embedding pairing dimension 2i with 2i + 1 (the vision head)."""
+    a, b = x.astype(jnp.float32)[..., 0::2], x.astype(jnp.float32)[..., 1::2]
+    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,211 @@
+"""The language model with two branches (MoME, section 3.1.2): Qwen3 for text, its copy for images.
+
+Tokens are stored branch-major, `{"und": x_u, "gen": x_g}`: no token passes through both branches,
+and an absent branch costs nothing. Norms before the branches, embeddings, lm_head, the attention
+operation and its KV cache are shared.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from latentum_jax.config import LanguageConfig
+from latentum_jax.models.attention import Placement, attend
+from latentum_jax.models.layers import (
+    Dtype,
+    RMSNorm,
+    SwiGLU,
+    dense,
+    fan_in,
+    rotary_angles,
+    rotate_half,
+)
+
+Branches = Mapping[str, jax.Array]
+BRANCHES = ("und", "gen")
+SEES_ALL = (("und", BRANCHES), ("gen", BRANCHES))
+UND_BLIND = (("und", ("und",)), ("gen", BRANCHES))
+
+
+class Stream(struct.PyTreeNode):
+    """Placements of each branch's tokens, and which branches' keys each branch may look at.
+
+    `sees` states what the masks imply, so that whole tiles of attention are never computed:
+    UND_BLIND where no understanding token looks at a token being generated (training, section 3.3).
+    """
+
+    at: dict[str, Placement]
+    sees: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(
+        pytree_node=False, default=SEES_ALL
+    )
+
+
+class KVCache(struct.PyTreeNode):
+    """Keys and values [layers B S K H]; slot s holds position s of its row."""
+
+    k: jax.Array
+    v: jax.Array
+
+    @classmethod
+    def empty(cls, config: LanguageConfig, batch: int, length: int, dtype: Dtype) -> "KVCache":
+        """A cache of `length` slots a row."""
+        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def write(self, layer: jax.Array, position: jax.Array, k: jax.Array, v: jax.Array) -> "KVCache":
+        """Writes [B T K H] at per-row positions; positions outside the cache are dropped."""
+        rows = jnp.arange(k.shape[0])[:, None]
+        put = {"mode": "drop", "unique_indices": True}
+        return KVCache(
+            self.k.at[layer, rows, position].set(k.astype(self.k.dtype), **put),
+            self.v.at[layer, rows, position].set(v.astype(self.v.dtype), **put),
+        )
+
+    def slots(self) -> Placement:
+        """Placement of every slot: block 0 at its own position."""
+        batch, length = self.k.shape[1:3]
+        return Placement.causal(jnp.broadcast_to(jnp.arange(length), (batch, length)))
+
+
+class Branch(nn.Module):
+    """One branch's weights of one layer: attention projections, per-head q/k norms, feed-forward."""
+
+    config: LanguageConfig
+    dtype: Dtype
+
+    def setup(self) -> None:
+        c, dtype = self.config, self.dtype
+        kv = c.num_kv_heads * c.head_dim
+        self.q_proj = dense(c.num_heads * c.head_dim, ("embed", "heads"), bias=False, dtype=dtype)
+        self.k_proj = dense(kv, ("embed", "kv_heads"), bias=False, dtype=dtype)
+        self.v_proj = dense(kv, ("embed", "kv_heads"), bias=False, dtype=dtype)
+        self.o_proj = dense(c.hidden_size, ("heads", "embed"), bias=False, dtype=dtype)
+        self.q_norm = RMSNorm(c.rms_eps, dtype, "head_dim")
+        self.k_norm = RMSNorm(c.rms_eps, dtype, "head_dim")
+        self.mlp = SwiGLU(c.mlp_size, c.hidden_size, dtype)
+
+    def qkv(self, x: Float[Array, "B T D"], position: Int[Array, "B T"]) -> tuple[Array, ...]:
+        """Normalised, rotated queries and keys, and values: [B T N H], [B T K H], [B T K H]."""
+        c = self.config
+        heads = (*x.shape[:2], -1, c.head_dim)
+        q, k = (
+            self.q_norm(self.q_proj(x).reshape(heads)),
+            self.k_norm(self.k_proj(x).reshape(heads)),
+        )
+        cos, sin = rotary_angles(position, c.head_dim, c.rope_theta)
+        return rotate_half(q, cos, sin), rotate_half(k, cos, sin), self.v_proj(x).reshape(heads)
+
+    def output(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """o_proj of the joined heads."""
+        return self.o_proj(mixed.reshape(*mixed.shape[:2], -1))
+
+    def feed_forward(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """SwiGLU."""
+        return self.mlp(x)
+
+
+class MoMELayer(nn.Module):
+    """A Qwen3 layer whose weights depend on the branch and whose attention spans both."""
+
+    config: LanguageConfig
+    dtype: Dtype
+
+    def setup(self) -> None:
+        c = self.config
+        self.input_norm = RMSNorm(c.rms_eps, self.dtype)
+        self.post_attention_norm = RMSNorm(c.rms_eps, self.dtype)
+        self.und = Branch(c, self.dtype)
+        self.gen = Branch(c, self.dtype)
+
+    def __call__(
+        self, carry: tuple[dict[str, jax.Array], KVCache | None, jax.Array], stream: Stream
+    ) -> tuple[tuple[dict[str, jax.Array], KVCache | None, jax.Array], None]:
+        x, cache, layer = carry
+        branch = {"und": self.und, "gen": self.gen}
+        qkv = {
+            name: branch[name].qkv(self.input_norm(h), stream.at[name].position)
+            for name, h in x.items()
+        }
+        if cache is not None:
+            for name, (_, k, v) in qkv.items():
+                cache = cache.write(layer, stream.at[name].position, k, v)
+        mixed = self._attend(qkv, stream, cache, layer)
+        x = {name: h + branch[name].output(mixed[name]) for name, h in x.items()}
+        x = {
+            name: h + branch[name].feed_forward(self.post_attention_norm(h))
+            for name, h in x.items()
+        }
+        return (x, cache, layer + 1), None
+
+    def _attend(
+        self,
+        qkv: dict[str, tuple[Array, ...]],
+        stream: Stream,
+        cache: KVCache | None,
+        layer: jax.Array,
+    ) -> dict[str, jax.Array]:
+        out = {}
+        for name, (q, _, _) in qkv.items():
+            if cache is not None:
+                k, v, k_at = cache.k[layer], cache.v[layer], cache.slots()
+            else:
+                seen = [other for other in dict(stream.sees)[name] if other in qkv]
+                k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)
+                v = jnp.concatenate([qkv[other][2] for other in seen], axis=1)
+                k_at = Placement.join([stream.at[other] for other in seen])
+            out[name] = attend(q, k, v, stream.at[name], k_at)
+        return out
+
+
+class LanguageModel(nn.Module):
+    """Embeddings, the MoME layers, the final norm and lm_head."""
+
+    config: LanguageConfig
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        c = self.config
+        self.embed_tokens = self.param(
+            "embed_tokens",
+            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
+            (c.vocab_size, c.hidden_size),
+        )
+        layer = nn.remat(MoMELayer, prevent_cse=False) if self.remat else MoMELayer
+        self.layers = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c, self.dtype)
+        self.norm = RMSNorm(c.rms_eps, self.dtype)
+        if not c.tie_embeddings:
+            init = nn.with_logical_partitioning(fan_in, ("embed", "vocab"))
+            self.lm_head = self.param("lm_head", init, (c.hidden_size, c.vocab_size))
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Token embeddings."""
+        return jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype)
+
+    def __call__(
+        self, x: Branches, stream: Stream, cache: KVCache | None = None
+    ) -> tuple[dict[str, jax.Array], KVCache | None]:
+        """Hidden states after the final norm, per branch, and the cache with the new keys.
+
+        With a cache, every token sees the cache's slots up to its own position, its own keys
+        included; without one, tokens see each other as their placements say.
+        """
+        carry = (dict(x), cache, jnp.zeros((), jnp.int32))
+        (x, cache, _), _ = self.layers(carry, stream)
+        return {name: self.norm(h) for name, h in x.items()}, cache
+
+    def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b vocab"]:
+        """lm_head, in fp32."""
+        head = self.embed_tokens.T if self.config.tie_embeddings else self.lm_head
+        return jnp.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -1,0 +1,109 @@
+"""The vision head (section 3.1.3): the C codes of one visual token, one after another.
+
+The language model's hidden state is the first input, the embeddings of the codes so far follow;
+output i scores code i. Pre-norm causal layers with per-head q/k norms and pairwise rotary
+embeddings on positions 0..C-1.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from latentum_jax.config import HeadConfig, QuantizerConfig
+from latentum_jax.models.attention import Placement, attend
+from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, rotary_angles, rotate_pairs
+from latentum_jax.models.mome import KVCache
+
+
+class HeadLayer(nn.Module):
+    """Causal attention and MLP over at most C positions."""
+
+    config: HeadConfig
+    hidden: int
+    dtype: Dtype
+
+    def setup(self) -> None:
+        d, n = self.hidden, self.config.num_heads
+        self.norm1, self.norm2 = RMSNorm(1e-6, self.dtype), RMSNorm(1e-6, self.dtype)
+        self.qkv = dense(3 * d, ("embed", "heads"), bias=False, dtype=self.dtype)
+        self.q_norm = RMSNorm(1e-5, self.dtype, "head_dim")
+        self.k_norm = RMSNorm(1e-5, self.dtype, "head_dim")
+        self.proj = dense(d, ("heads", "embed"), bias=True, dtype=self.dtype)
+        self.mlp = MLP(int(d * self.config.mlp_ratio), d, self.dtype)
+        self.head_dim = d // n
+
+    def __call__(
+        self, carry: tuple[Array, KVCache | None, Array], at: Placement
+    ) -> tuple[tuple[Array, KVCache | None, Array], None]:
+        x, cache, layer = carry
+        b, t, d = x.shape
+        q, k, v = jnp.split(self.qkv(self.norm1(x)).reshape(b, t, -1, self.head_dim), 3, axis=2)
+        cos, sin = rotary_angles(at.position, self.head_dim, self.config.rope_theta)
+        q, k = rotate_pairs(self.q_norm(q), cos, sin), rotate_pairs(self.k_norm(k), cos, sin)
+        k_at = at
+        if cache is not None:
+            cache = cache.write(layer, at.position, k, v)
+            k, v, k_at = cache.k[layer], cache.v[layer], cache.slots()
+        x = x + self.proj(attend(q, k, v, at, k_at).reshape(b, t, d))
+        return (x + self.mlp(self.norm2(x)), cache, layer + 1), None
+
+
+class VisionHead(nn.Module):
+    """C embedding tables (the last is never read), the layers, one output map for all codebooks."""
+
+    config: HeadConfig
+    quantizer: QuantizerConfig
+    hidden: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        q = self.quantizer
+        self.embeddings = self.param(
+            "embeddings",
+            nn.with_logical_partitioning(
+                nn.initializers.normal(0.02), ("codebooks", "codes", "embed")
+            ),
+            (q.num_codebooks, q.codebook_size, self.hidden),
+        )
+        self.layers = nn.scan(
+            HeadLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.config, self.hidden, self.dtype)
+        self.norm = RMSNorm(1e-5, self.dtype)
+        self.head = dense(q.codebook_size, ("embed", "codes"), bias=True, dtype=self.dtype)
+
+    def __call__(
+        self, base: Float[Array, "M D"], codes: Int[Array, "M C"]
+    ) -> Float[Array, "M C V"]:
+        """Teacher-forced logits of every code, M visual tokens at once."""
+        count = self.quantizer.num_codebooks
+        shown = self.embeddings[jnp.arange(count - 1), codes[:, :-1]].astype(self.dtype)
+        x = jnp.concatenate([base[:, None].astype(self.dtype), shown], axis=1)
+        position = jnp.broadcast_to(jnp.arange(count), (x.shape[0], count))
+        carry = (x, None, jnp.zeros((), jnp.int32))
+        (x, _, _), _ = self.layers(carry, Placement.causal(position))
+        return self.head(self.norm(x)).astype(jnp.float32)
+
+    def step(
+        self, x: Float[Array, "B D"], index: Int[Array, ""], cache: KVCache
+    ) -> tuple[Float[Array, "B V"], KVCache]:
+        """Logits of code `index` from its input (hidden state or embedding of the code before)."""
+        position = jnp.broadcast_to(index, (x.shape[0], 1))
+        carry = (x[:, None].astype(self.dtype), cache, jnp.zeros((), jnp.int32))
+        (x, cache, _), _ = self.layers(carry, Placement.causal(position))
+        return self.head(self.norm(x[:, 0])).astype(jnp.float32), cache
+
+    def embed_code(self, codes: Int[Array, "B"], index: Int[Array, ""]) -> Float[Array, "B D"]:
+        """The embedding that follows code `index` into the next step."""
+        return self.embeddings[index][codes]
+
+    def empty_cache(self, batch: int) -> KVCache:
+        """A cache for the C steps of one visual token."""
+        count, n = self.quantizer.num_codebooks, self.config.num_heads
+        shape = (self.config.num_layers, batch, count, n, self.hidden // n)
+        return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))

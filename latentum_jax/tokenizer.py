@@ -1,0 +1,90 @@
+"""Words: a byte-level BPE from a checkpoint folder, its special tokens, the chat template."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as BaseTokenizer
+
+SPECIAL = {
+    "pad": "<|endoftext|>",
+    "im_start": "<|im_start|>",
+    "im_end": "<|im_end|>",
+    "img": "<img>",
+    "img_end": "</img>",
+    "img_context": "<IMG_CONTEXT>",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the tokens that the model's loops act on; hashable, so programs may be keyed by it."""
+
+    pad: int
+    im_start: int
+    im_end: int
+    img: int
+    img_end: int
+    img_context: int
+
+
+class Tokenizer:
+    """Text to ids and back. Special ids are read from the folder, never assumed."""
+
+    def __init__(self, base: BaseTokenizer):
+        self.base = base
+        missing = [text for text in SPECIAL.values() if base.token_to_id(text) is None]
+        if missing:
+            raise ValueError(f"tokenizer lacks the special tokens {missing}")
+        self.ids = SpecialIds(**{name: base.token_to_id(text) for name, text in SPECIAL.items()})
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Tokenizer":
+        """Reads `tokenizer.json`. Raises ValueError where it is missing or broken."""
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"no tokenizer.json in {folder}")
+        try:
+            return cls(BaseTokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises bare Exception for a broken file
+            raise ValueError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """A byte-level BPE over `texts` with at most `vocab_size` tokens, special ones included."""
+        base = BaseTokenizer(models.BPE())
+        base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        base.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[AddedToken(text, special=True) for text in SPECIAL.values()],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        base.train_from_iterator(texts, trainer)
+        return cls(base)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `tokenizer.json`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.base.save(str(Path(folder) / "tokenizer.json"))
+
+    def __len__(self) -> int:
+        return self.base.get_vocab_size()
+
+    @functools.lru_cache(maxsize=65536)  # noqa: B019  (a tokenizer lives as long as the program)
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of text; special tokens written in it become their ids."""
+        return tuple(self.base.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of ids."""
+        return self.base.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+
+def user_turn(content: str, system: str) -> str:
+    """The internvl2_5 template up to the assistant's first token; no system turn where it is ""."""
+    head = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    return f"{head}<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"

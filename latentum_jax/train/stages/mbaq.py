@@ -1,0 +1,63 @@
+"""`mbaq`: the quantizer learns to keep what the frozen model needs to answer (section 3.1.1, A.1)."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.models.quantizer import restart_dead_codes, usage_of
+from latentum_jax.tokenizer import SpecialIds
+from latentum_jax.train.losses import kl_loss, mcq_loss, reconstruction_loss, text_loss
+from latentum_jax.train.stages.sequence import Batch, apply, read_pictures, shown_pictures
+from latentum_jax.train.stages.stage import Metrics, Stage
+from latentum_jax.train.stages.vlm import answer_logits
+
+OBJECTIVES = ("kl", "mse", "cosine")
+
+
+def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
+    """KL to the same model on unquantized features (or an ablation's distance) + L_MCQ."""
+    q = model.config.quantizer
+    objective = config.objective
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is {objective!r}, expected one of {OBJECTIVES}")
+
+    def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
+        pictures = read_pictures(model, params, batch, quantize=False)
+        b, j = pictures.features.shape[:2]
+        features = jax.lax.stop_gradient(pictures.features)
+        quantized = apply(model, params, "quantize", features.reshape(b * j, *features.shape[2:]))
+        target = shown_pictures(model, params, batch, pictures, None)
+        made = apply(model, params, "understand_quantized", quantized.z_q).reshape(target.shape)
+        student = answer_logits(model, params, batch, made)
+        if objective == "kl":
+            teacher = jax.lax.stop_gradient(answer_logits(model, params, batch, target))
+            aligned = kl_loss(teacher, student, batch["labels"])
+        else:
+            aligned = reconstruction_loss(objective, target, made)
+        mcq = mcq_loss(
+            quantized.z,
+            quantized.codes,
+            params["quantizer"]["codebook"],
+            commitment=q.commitment,
+            entropy=q.entropy,
+        )
+        answer, accuracy = text_loss(student, batch["labels"])
+        metrics: Metrics = {"aligned": aligned, "answer": answer, "accuracy": accuracy}
+        metrics |= {f"mcq_{name}": value for name, value in mcq.items()}
+        return aligned + mcq["total"], (metrics, (quantized.z, quantized.codes))
+
+    def after(trainable: dict, extra: dict, left: tuple, key: jax.Array) -> tuple:
+        z, codes = left
+        usage = q.usage_decay * extra["usage"]
+        usage += (1 - q.usage_decay) * usage_of(codes, q.codebook_size)
+        codebook, usage, dead = restart_dead_codes(
+            key, trainable["quantizer/codebook"], usage, z, q
+        )
+        share = usage / usage.sum(-1, keepdims=True)
+        perplexity = jnp.exp(-jnp.sum(share * jnp.log(share + 1e-9), -1)).mean()
+        metrics = {"restarted": dead.sum().astype(jnp.float32), "perplexity": perplexity}
+        return {**trainable, "quantizer/codebook": codebook}, {"usage": usage}, metrics
+
+    start_usage = jnp.full((q.num_codebooks, q.codebook_size), 1.0 / q.codebook_size)
+    return Stage(trainable=r"^quantizer/", loss=loss, extra={"usage": start_usage}, after=after)

@@ -1,0 +1,51 @@
+"""`sft`: interleaved reasoning (section 3.3), U and G in one pass, or the published two steps."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.tokenizer import SpecialIds
+from latentum_jax.train.losses import text_loss
+from latentum_jax.train.stages.mome import drawn_loss
+from latentum_jax.train.stages.sequence import Batch, apply, dual_sequence
+from latentum_jax.train.stages.stage import Stage
+from latentum_jax.train.stages.vlm import UNDERSTANDING
+
+GENERATION = r"^language/layers/gen/|^head/"
+TRAINABLE = {
+    "joint": rf"^visual_projector/|{GENERATION}|{UNDERSTANDING}",
+    "language": UNDERSTANDING,
+    "vision": GENERATION,
+}
+
+
+def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
+    """Text cross-entropy over U plus code cross-entropy over G.
+
+    `config.part`: "joint" trains both at once (the paper); "language" and then "vision" are the
+    two steps of the public code, each with its own half of the loss.
+    """
+    part = config.part
+    if part not in TRAINABLE:
+        raise ValueError(f"part is {part!r}, expected one of {tuple(TRAINABLE)}")
+
+    def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
+        if part == "language":
+            batch = {**batch, "target_slot": batch["target_slot"][:, :0]}
+        hidden, codes = dual_sequence(
+            model, params, batch, key, img=ids.img, noise=config.code_noise, cut=config.cut
+        )
+        total, metrics = jnp.zeros(()), {}
+        if part != "vision":
+            logits = apply(model, params, "text_logits", hidden["und"])
+            text, metrics["accuracy"] = text_loss(logits, batch["labels"])
+            metrics["text"] = text
+            total += text
+        if codes is not None:
+            drawn, metrics["code_accuracy"] = drawn_loss(model, params, batch, hidden["gen"], codes)
+            metrics["drawn"] = drawn
+            total += drawn
+        return total, (metrics, ())
+
+    return Stage(trainable=TRAINABLE[part], loss=loss)

@@ -1,0 +1,163 @@
+"""Pixels against the public code's preprocessing, and pictures of every kind, good and bad."""
+
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentum_jax.images import MAX_PIXELS, denormalise, load_image, preprocess
+
+GOLDEN = Path(__file__).parent / "golden/preprocess"
+RED = (200, 30, 10)
+
+
+@pytest.mark.parametrize(
+    "name, resample",
+    [("load_image", "bicubic"), ("load_initial_image", "bilinear"), ("wm_first", "bilinear")],
+)
+def test_equals_the_public_code(name, resample):
+    expected = np.load(GOLDEN / "out.npz")[name][0].transpose(1, 2, 0)
+    pixels = preprocess(GOLDEN / "img.png", 112, resample=resample)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+
+
+def test_path_image_and_array_are_the_same():
+    path = GOLDEN / "img.png"
+    expected = preprocess(str(path), 28)
+    opened = Image.open(path)
+    np.testing.assert_array_equal(preprocess(opened, 28), expected)
+    np.testing.assert_array_equal(preprocess(np.asarray(opened), 28), expected)
+
+
+def test_denormalise_inverts_preprocess():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=-1)
+    np.testing.assert_array_equal(denormalise(preprocess(levels, 16)), levels)
+
+
+def test_denormalise_clips():
+    pixels = np.array([[-100.0] * 3, [100.0] * 3], np.float32)
+    np.testing.assert_array_equal(denormalise(pixels), [[0] * 3, [255] * 3])
+
+
+@pytest.mark.parametrize(
+    "mode, colour, expected",
+    [
+        ("RGB", RED, RED),
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), (255, 255, 255)),
+        ("LA", (60, 0), (255, 255, 255)),
+        ("L", 60, (60, 60, 60)),
+        ("1", 1, (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I;16", 60 * 257, (60, 60, 60)),
+        ("I", 60 * 257, (60, 60, 60)),
+    ],
+)
+def test_modes(mode, colour, expected):
+    image = load_image(Image.new(mode, (4, 3), colour))
+    assert (image.mode, image.size) == ("RGB", (4, 3))
+    assert image.getpixel((2, 1)) == expected
+
+
+def test_palette_with_a_transparent_colour(tmp_path):
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([*RED, 0, 0, 255])
+    image.putpixel((1, 1), 1)
+    image.save(tmp_path / "p.png", transparency=1)
+    loaded = load_image(tmp_path / "p.png")
+    assert loaded.getpixel((0, 0)) == RED
+    assert loaded.getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_16_bit_png(tmp_path):
+    Image.fromarray(np.full((4, 4), 65535, np.uint16)).save(tmp_path / "deep.png")
+    assert load_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_missing_folder_and_text(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for name, reason in [
+        ("none.png", "No such file"),
+        ("n" * 300, "name too long"),
+        (".", "Is a directory"),
+        ("text.png", "not an image"),
+        ("empty.png", "not an image"),
+    ]:
+        with pytest.raises(ValueError, match=reason) as error:
+            load_image(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff", "mpo"])
+def test_first_frame_of_an_animation(tmp_path, kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(denormalise(preprocess(tmp_path / f"a.{kind}", 4)), 255)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "gif", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
+def test_truncated(tmp_path, kind, kept):
+    whole, cut = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
+    Image.open(GOLDEN / "img.png").save(whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ValueError, match="cut.*(not an image|damaged|cannot be read)"):
+        load_image(cut)
+
+
+def test_huge_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    image = Image.new("1", (1000, MAX_PIXELS // 1000 + 1))
+    image.save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="huge.png: 1000x64001 pixels, expected at most 64"):
+        load_image(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow's own limit, which comes first
+    with pytest.raises(ValueError, match="huge.png: too large"):
+        load_image(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+    ],
+)
+def test_arrays_of_another_shape_or_dtype(array):
+    with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\]"):
+        load_image(array)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0, 3), (1, 4, 3), (4, 1, 3)])
+def test_sides_too_short(shape):
+    with pytest.raises(ValueError, match="at least 2 a side"):
+        load_image(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB"])
+def test_modes_without_a_meaning(mode):
+    with pytest.raises(ValueError, match=f"mode {mode}"):
+        load_image(Image.new(mode, (4, 4)))
+
+
+def test_32_bit_values():
+    with pytest.raises(ValueError, match="from 70000 to 70000, expected 0 to 65535"):
+        load_image(Image.new("I", (4, 4), 70000))
+
+
+def test_bad_size():
+    with pytest.raises(ValueError, match="size is 0"):
+        preprocess(np.zeros((4, 4, 3), np.uint8), 0)
+
+
+def test_annotations_are_checked():
+    """The import hook of conftest.py is at work."""
+    with pytest.raises(jaxtyping.TypeCheckError):
+        preprocess(np.zeros((4, 4, 3), np.uint8), "28")
