@@ -56,6 +56,7 @@ class LanguageConfig:
     rms_eps: float = 1e-6
     rope_theta: float = 1e6
     tie_embeddings: bool = False
+    max_positions: int = 40960
 
     @classmethod
     def tiny(cls) -> "LanguageConfig":
@@ -69,6 +70,7 @@ class LanguageConfig:
             head_dim=32,
             mlp_size=384,
             rope_theta=1e4,
+            max_positions=512,
         )
 
 
@@ -94,7 +96,9 @@ class QuantizerConfig:
     @classmethod
     def tiny(cls) -> "QuantizerConfig":
         """Four codebooks of 256 codes."""
-        return cls(num_codebooks=4, codebook_size=256, embedding_dim=64, mlp_ratio=1)
+        return cls(
+            num_codebooks=4, codebook_size=256, embedding_dim=64, mlp_ratio=1, usage_decay=0.95
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,8 +71,10 @@ def attend(
         weights = jax.nn.softmax(scores, axis=-1)
     else:
         mask = visible(q_at, k_at)[:, None, None]
-        top = jnp.max(scores, axis=-1, keepdims=True, where=mask, initial=-1e30)
-        weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(top)), 0.0)
+        # A finite stand-in for -inf: a query that sees nothing must give zeros, and zero gradients.
+        scores = jnp.where(mask, scores, -1e30)
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.where(mask, jnp.exp(scores - top), 0.0)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         weights = weights / jnp.where(total > 0, total, 1.0)
     out = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)

@@ -61,7 +61,7 @@ class LatentUM(nn.Module):
         """visual_projector(z_q): how generated images enter the context, never as pixels."""
         return self.visual_projector(self.quantizer.look_up(codes).astype(self.dtype))
 
-    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def embed(self, tokens: Int[Array, "*b T"]) -> Float[Array, "*b T D"]:
         """Text embeddings."""
         return self.language.embed(tokens)
 

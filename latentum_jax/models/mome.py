@@ -189,7 +189,7 @@ class LanguageModel(nn.Module):
             init = nn.with_logical_partitioning(fan_in, ("embed", "vocab"))
             self.lm_head = self.param("lm_head", init, (c.hidden_size, c.vocab_size))
 
-    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def embed(self, tokens: Int[Array, "*b T"]) -> Float[Array, "*b T D"]:
         """Token embeddings."""
         return jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype)
 

@@ -1,0 +1,307 @@
+"""`LatentUM.from_pretrained(...)`: a folder in, a model out that answers, draws, plans, describes."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latentum_jax.generate.engine import Limits, Rows, interleave
+from latentum_jax.generate.image import generate
+from latentum_jax.generate.sampling import GREEDY, Sampling
+from latentum_jax.images import ImageLike, normalise, square
+from latentum_jax.models import latentum as net
+from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
+from latentum_jax.tokenizer import user_turn
+
+PROMPT_STEP = 32  # prompts are padded to a multiple of this, so that few programs are compiled
+Features = Literal["continuous", "quantized"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a planner said and imagined: `text` with `<img></img>` where it drew `codes[i]`.
+
+    steps: the text before each image and after the last; codes: int32 [images, L, C];
+    finished: whether it ended by itself.
+    """
+
+    text: str
+    steps: tuple[str, ...]
+    codes: np.ndarray
+    finished: bool
+
+
+class LatentUM:
+    """A model with its tokenizer and its parameters, batched in every call."""
+
+    def __init__(self, folder: ModelFolder):
+        self.config, self.chat = folder.config, folder.chat
+        self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
+        self.model = net.LatentUM(folder.config)
+        self.params = jax.tree.map(jnp.asarray, folder.params)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "LatentUM":
+        """A model folder, a training workdir that has finished, or the name of a bundled model.
+
+        Raises ValueError where there is no such model or it is broken.
+        """
+        return cls(read_folder(find_model(path)))
+
+    def save_pretrained(self, path: str | Path, *, dtype: str = "float32") -> None:
+        """Writes the folder that `from_pretrained` reads."""
+        params = jax.tree.map(np.asarray, self.params)
+        folder = ModelFolder(self.config, self.chat, params, self.tokenizer)
+        write_folder(path, folder, dtype=dtype)
+
+    def answer(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        questions: str | Sequence[str],
+        *,
+        features: Features = "continuous",
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int = 128,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Answers one question about each image, from mlp1's features or from quantized ones."""
+        pixels = self._pixels(images, "bicubic")
+        if features not in ("continuous", "quantized"):
+            raise ValueError(f"features is {features!r}, expected 'continuous' or 'quantized'")
+        shown = _embed_images(self.model, self.params, pixels, features == "quantized")
+        return self._answer(shown, questions, sampling, max_new_tokens, seeds)
+
+    def describe(
+        self,
+        codes: np.ndarray,
+        questions: str | Sequence[str],
+        *,
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int = 128,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Answers one question about each latent image [B L C], with no pixels in between."""
+        shown = _show(self.model, self.params, jnp.asarray(codes))
+        return self._answer(shown, questions, sampling, max_new_tokens, seeds)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        guidance: float = 3.0,
+        sampling: Sampling = Sampling(),
+        seeds: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Draws an image for each prompt: codes int32 [B L C]."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in prompts:
+            if not prompt.strip():
+                raise ValueError("the prompt is empty, expected a description of the image")
+        texts = [self.tokenizer.encode(prompt) for prompt in prompts]
+        tokens, lengths = self._pad(texts, self.config.vision.num_tokens)
+        codes = generate(
+            self.model,
+            self.params,
+            tokens,
+            lengths,
+            _seeds(seeds, len(prompts)),
+            ids=self.ids,
+            sampling=sampling,
+            guidance=guidance,
+        )
+        return np.asarray(codes)
+
+    def plan(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        *,
+        mode: Literal["fine", "coarse"] = "fine",
+        prompt: str | None = None,
+        max_steps: int = 16,
+        max_text: int | None = None,
+        text: Sampling = GREEDY,
+        codes: Sampling = GREEDY,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Plan]:
+        """Reasons about each image in text and latent images until the model says it is done.
+
+        `mode` picks the instruction the model was trained on: "fine", at most `max_steps` steps of
+        one move and one image, or "coarse", describe, draw the plan, answer. `prompt` says
+        something else instead. A step's text has at most `max_text` tokens.
+        """
+        if mode not in ("fine", "coarse"):
+            raise ValueError(f"mode is {mode!r}, expected 'fine' or 'coarse'")
+        own = self.chat.fine_prompt if mode == "fine" else self.chat.coarse_prompt
+        prompt = own if prompt is None else prompt
+        if not prompt.strip():
+            raise ValueError(f"the prompt is empty: this model has none of its own for {mode!r}")
+        shown = _embed_images(self.model, self.params, self._pixels(images, "bilinear"), False)
+        fine = mode == "fine"
+        limits = Limits(
+            steps=max_steps if fine else 2,
+            images=max_steps if fine else 1,
+            text=max_text or (8 if fine else 144),
+        )
+        prompts = [user_turn(f"{prompt}<image>", self.chat.system)] * len(shown)
+        rows = self._interleave(prompts, shown, limits, text, codes, seeds)
+        return [self._plan(rows, i) for i in range(len(shown))]
+
+    def encode(self, images: ImageLike | Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray]:
+        """Features V [B L F] and codes [B L C] of images, as the planner reads them."""
+        features, codes = _encode(self.model, self.params, self._pixels(images, "bilinear"))
+        return np.asarray(features), np.asarray(codes)
+
+    def z_q(self, codes: np.ndarray) -> np.ndarray:
+        """De-quantized features [... E] of codes [... C]."""
+        return np.asarray(_z_q(self.model, self.params, jnp.asarray(codes)))
+
+    def _answer(
+        self,
+        shown: jax.Array,
+        questions: str | Sequence[str],
+        sampling: Sampling,
+        max_new_tokens: int,
+        seeds: Sequence[int] | None,
+    ) -> list[str]:
+        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(shown):
+            raise ValueError(f"{len(asked)} questions about {len(shown)} images, expected as many")
+        for question in asked:
+            if not question.strip():
+                raise ValueError("the question is empty")
+        prompts = [user_turn(f"<image>\n{question}", self.chat.system) for question in asked]
+        limits = Limits(steps=1, images=0, text=max_new_tokens)
+        rows = self._interleave(prompts, shown, limits, sampling, GREEDY, seeds)
+        return [self._text(rows, i) for i in range(len(shown))]
+
+    def _interleave(
+        self,
+        prompts: Sequence[str],
+        shown: jax.Array,
+        limits: Limits,
+        text: Sampling,
+        codes: Sampling,
+        seeds: Sequence[int] | None,
+    ) -> Rows:
+        slots = f"<img>{'<IMG_CONTEXT>' * self.config.vision.num_tokens}</img>"
+        texts = [self.tokenizer.encode(prompt.replace("<image>", slots)) for prompt in prompts]
+        tokens, lengths = self._pad(texts, limits.room(self.config.vision.num_tokens))
+        embedded = _embed_prompt(
+            self.model, self.params, tokens, tokens == self.ids.img_context, shown
+        )
+        rows = interleave(
+            self.model,
+            self.params,
+            embedded,
+            lengths,
+            _seeds(seeds, len(prompts)),
+            ids=self.ids,
+            limits=limits,
+            text=text,
+            codes=codes,
+        )
+        return jax.device_get(rows.replace(cache=None, logits=None))
+
+    def _pad(self, texts: Sequence[Sequence[int]], room: int) -> tuple[jax.Array, jax.Array]:
+        lengths = [len(text) for text in texts]
+        longest, most = max(lengths), self.config.language.max_positions
+        if longest + room > most:
+            raise ValueError(
+                f"the prompt has {longest} tokens and {room} more are asked for, "
+                f"the context has {most}"
+            )
+        width = -(-longest // PROMPT_STEP) * PROMPT_STEP
+        tokens = np.full((len(texts), width), self.ids.pad, np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text)] = text
+        return jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32)
+
+    def _pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
+        many = images if isinstance(images, list | tuple) else [images]
+        if not many:
+            raise ValueError("no images, expected at least one")
+        side = self.config.vision.image_size
+        return jnp.asarray(np.stack([square(i, side, resample=resample) for i in many]))
+
+    def _text(self, rows: Rows, index: int) -> str:
+        said = rows.tokens[index, : rows.count[index]].tolist()
+        return self.tokenizer.decode([i for i in said if i != self.ids.im_end]).strip()
+
+    def _plan(self, rows: Rows, index: int) -> Plan:
+        said = rows.tokens[index, : rows.count[index]].tolist()
+        finished = bool(said) and said[-1] == self.ids.im_end
+        text = self.tokenizer.decode(said[:-1] if finished else said, keep_special=True)
+        pieces = text.replace("<img>", "").split("</img>")
+        codes = rows.codes[index, : rows.images[index]]
+        return Plan(text, tuple(piece.strip() for piece in pieces), codes, finished)
+
+
+def find_model(path: str | Path) -> Path:
+    """The folder of a model given by folder, finished workdir, or bundled name."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    bundled = Path(str(resources.files("latentum_jax"))) / "checkpoints"
+    if (bundled / path / "config.json").is_file() and path.name == str(path):
+        return bundled / path
+    known = sorted(p.name for p in bundled.iterdir()) if bundled.is_dir() else []
+    raise ValueError(f"there is no model at {path}, and the bundled ones are {known}")
+
+
+def _seeds(seeds: Sequence[int] | None, count: int) -> jax.Array:
+    seeds = range(count) if seeds is None else seeds
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} rows, expected one a row")
+    return jnp.asarray(list(seeds), jnp.uint32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _embed_images(
+    model: net.LatentUM, params: net.Params, pixels: jax.Array, quantized: bool
+) -> jax.Array:
+    bound = model.bind({"params": params})
+    features = bound.encode_image(normalise(pixels))
+    if quantized:
+        return bound.understand_quantized(bound.quantize(features).z_q)
+    return bound.understand(features)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    model: net.LatentUM, params: net.Params, pixels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    bound = model.bind({"params": params})
+    features = bound.encode_image(normalise(pixels))
+    return features, bound.quantize(features).codes
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _show(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Array:
+    return model.bind({"params": params}).show(codes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _z_q(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Array:
+    return model.bind({"params": params}).look_up(codes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_prompt(
+    model: net.LatentUM,
+    params: net.Params,
+    tokens: jax.Array,
+    is_slot: jax.Array,
+    shown: jax.Array,
+) -> jax.Array:
+    """Prompt embeddings with each row's image [B L D] in its slots."""
+    bound = model.bind({"params": params})
+    index = jnp.maximum(jnp.cumsum(is_slot, axis=1) - 1, 0)
+    slots = jnp.take_along_axis(shown, index[..., None], axis=1)
+    return jnp.where(is_slot[..., None], slots, bound.embed(tokens))
