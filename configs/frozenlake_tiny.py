@@ -18,13 +18,13 @@ def get_config() -> ConfigDict:
     config.links = {
         "vlm": {
             "stage": "vlm",
-            "steps": 3600,
+            "steps": 2400,
             "optimizer": {"learning_rate": 1.5e-3},
             "data": {"buckets": (bucket("questions", 1.0, 32, 160),)},
         },
         "mbaq": {
             "stage": "mbaq",
-            "steps": 800,
+            "steps": 600,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
             "data": {"buckets": (bucket("questions", 1.0, 32, 160),)},
         },
@@ -32,11 +32,11 @@ def get_config() -> ConfigDict:
             "stage": "mome",
             "steps": 400,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
-            "data": {"buckets": (bucket("captions", 1.0, 64, 160),)},
+            "data": {"buckets": (bucket("captions", 1.0, 48, 160),)},
         },
         "sft": {
             "stage": "sft",
-            "steps": 1600,
+            "steps": 2400,
             "optimizer": {"learning_rate": 1.5e-3, "warmup": 100},
             "data": {
                 "buckets": (

@@ -1,4 +1,4 @@
-"""`LatentUM.from_pretrained(...)`: a folder in, a model out that answers, draws, plans, describes."""
+"""`LatentUM.from_pretrained(...)`: a folder in, a model that answers, draws and plans out."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
-from latentum_jax.generate.sampling import GREEDY, Sampling
+from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling
 from latentum_jax.images import ImageLike, normalise, square
 from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
@@ -95,7 +95,7 @@ class LatentUM:
         prompts: str | Sequence[str],
         *,
         guidance: float = 3.0,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = SAMPLED,
         seeds: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Draws an image for each prompt: codes int32 [B L C]."""

@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import beartype  # noqa: E402
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 
 def check_calls(function, *args, **kwargs):
@@ -32,3 +33,11 @@ def check_calls(function, *args, **kwargs):
 
 sys.modules["latentum_typecheck"] = sys.modules[__name__]  # the hook takes a dotted name only
 jaxtyping.install_import_hook("latentum_jax", "latentum_typecheck.check_calls")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A very small model with random parameters, and its tokenizer."""
+    from tests.small import make_small
+
+    return make_small()

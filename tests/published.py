@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from latentum_jax.convert.latentum import config_from_published, import_params
 from safetensors.numpy import load_file
 
 from latentum_jax.config import LatentUMConfig
+from latentum_jax.convert.latentum import config_from_published, import_params
 from latentum_jax.models.latentum import LatentUM, Params
 
 GOLDEN = Path(__file__).parent / "golden"

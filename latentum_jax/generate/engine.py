@@ -29,9 +29,9 @@ TEXT, IMAGE, DONE = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """At most `steps` steps of at most `text` tokens (its `<img>` included), `images` with an image.
+    """At most `steps` steps, `images` of them with an image, of at most `text` tokens each.
 
-    A step is some text and, where it ends in `<img>`, the image.
+    A step is some text and, where it ends in `<img>` (which counts as a token), the image.
     """
 
     steps: int

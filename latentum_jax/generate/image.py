@@ -1,4 +1,4 @@
-"""Drawing an image: L visual tokens of C codes through the generation branch and the vision head."""
+"""Drawing an image: L visual tokens of C codes, by the generation branch and the vision head."""
 
 import functools
 
@@ -115,7 +115,5 @@ def generate(
     stream = Stream({"und": Placement.causal(where)})
     _, cache = bound.hidden({"und": bound.embed(tokens)}, stream, cache)
     active = jnp.ones(rows, bool)
-    codes, _ = draw_tokens(
-        model, params, cache, lengths, active, keys, ids.img, sampling, guidance
-    )
+    codes, _ = draw_tokens(model, params, cache, lengths, active, keys, ids.img, sampling, guidance)
     return codes

@@ -11,7 +11,10 @@ MIN_TEMPERATURE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 or top_k 1 is greedy; top_k 0 and top_p 1 filter nothing."""
+    """How tokens are drawn: temperature 0 or top_k 1 greedily; top_k 0 and top_p 1 filter nothing.
+
+    The defaults are those of the public code.
+    """
 
     temperature: float = 0.9
     top_k: int = 50
@@ -30,11 +33,10 @@ class Sampling:
 
 
 GREEDY = Sampling(temperature=0.0)
+SAMPLED = Sampling()
 
 
-def filter_logits(
-    logits: Float[Array, "*b V"], sampling: Sampling
-) -> Float[Array, "*b V"]:
+def filter_logits(logits: Float[Array, "*b V"], sampling: Sampling) -> Float[Array, "*b V"]:
     """Scaled logits with everything outside top-k and the nucleus at -inf.
 
     The nucleus is the shortest run of likeliest tokens whose probabilities, after top-k, reach
@@ -54,9 +56,7 @@ def filter_logits(
     return logits
 
 
-def sample(
-    keys: jax.Array, logits: Float[Array, "B V"], sampling: Sampling
-) -> Int[Array, "B"]:
+def sample(keys: jax.Array, logits: Float[Array, "B V"], sampling: Sampling) -> Int[Array, "B"]:
     """One token a row, each drawn with its row's key [B]."""
     if sampling.greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -72,7 +72,7 @@ class KVCache(struct.PyTreeNode):
 
 
 class Branch(nn.Module):
-    """One branch's weights of one layer: attention projections, per-head q/k norms, feed-forward."""
+    """One branch of one layer: attention projections, per-head q/k norms, feed-forward."""
 
     config: LanguageConfig
     dtype: Dtype

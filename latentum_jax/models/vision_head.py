@@ -5,7 +5,6 @@ output i scores code i. Pre-norm causal layers with per-head q/k norms and pairw
 embeddings on positions 0..C-1.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int

@@ -110,7 +110,7 @@ def _finished(workdir: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def _metrics_until(path: Path, step: float) -> list[str]:
+def _metrics_until(path: Path, step: float | int) -> list[str]:
     """Lines of metrics.jsonl up to a step; a last line cut short by a kill is dropped."""
     kept = []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -190,5 +190,5 @@ class Run:
         return now
 
 
-def _short(value: float) -> float:
+def _short(value: float | int) -> float | int:
     return value if isinstance(value, int) else float(f"{value:.7g}")

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from latentum_jax.models.quantizer import look_up, squared_distances
 
 
-def masked_mean(values: Float[Array, "*b"], mask: Bool[Array, "*b"]) -> Float[Array, ""]:
+def masked_mean(values: Shaped[Array, "*b"], mask: Bool[Array, "*b"]) -> Float[Array, ""]:
     """Mean over the places that count; 0 where none does."""
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
@@ -41,7 +41,7 @@ def kl_loss(
     student: Float[Array, "B T vocab"],
     labels: Int[Array, "B T"],
 ) -> Float[Array, ""]:
-    """KL(teacher || student) of the next-token distributions over answer positions (eq. of MBAQ)."""
+    """KL(teacher || student) of the next-token distributions over answer positions (MBAQ)."""
     p, q = jax.nn.log_softmax(teacher[:, :-1]), jax.nn.log_softmax(student[:, :-1])
     return masked_mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1), labels[:, 1:] >= 0)
 

@@ -46,9 +46,7 @@ def test_text_to_image_codes(model, guidance):
     golden = outputs("generate_latents/out")
     for row in range(2):
         # The published batch pads on the left and ours on the right: each row alone must agree.
-        np.testing.assert_array_equal(
-            codes[row], golden[f"codes_single_cfg{guidance:.0f}"][row]
-        )
+        np.testing.assert_array_equal(codes[row], golden[f"codes_single_cfg{guidance:.0f}"][row])
 
 
 def test_guidance_of_one_runs_no_second_row(model):
@@ -103,4 +101,3 @@ def test_plans_do_not_depend_on_batch_mates(planner):
         (alone,) = planner.plan([image], seeds=[9 - i], **drawn)
         assert alone.text == together[i].text
         np.testing.assert_array_equal(alone.codes, together[i].codes)
-

@@ -22,9 +22,10 @@ from latentum_jax.data.interleaved import (
 from latentum_jax.images import square
 from latentum_jax.tokenizer import Tokenizer
 
-# Asked of every picture first: the questions that supervise planning in every cell at once.
-DENSE = ("moves", "next", "distances", "map")
-PLAIN = tuple(kind for kind in questions.KINDS if kind not in DENSE)
+# Questions that supervise planning, most of them in every cell at once, and how often each is
+# asked; all others fill the rest of a row.
+PLANNING = {"moves": 0.5, "next": 0.8, "distances": 0.3, "map": 0.3}
+PLAIN = tuple(kind for kind in questions.KINDS if kind not in PLANNING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ def random_state(rng: np.random.Generator, maze: Maze) -> State:
 
 
 def question_turns(rng: np.random.Generator, state: State) -> list[tuple[str, str]]:
-    """Questions about a state, the dense ones likelier and first, then all others shuffled."""
-    kinds = [kind for kind, p in zip(DENSE, (0.8, 0.6, 0.4, 0.4), strict=True) if rng.random() < p]
+    """Questions about a state: those on planning by their shares, then all others shuffled."""
+    kinds = [kind for kind, share in PLANNING.items() if rng.random() < share]
     kinds += list(rng.permutation(PLAIN))
     asked = (questions.ask(kind, state, rng) for kind in kinds)
     return [(turn.question, turn.answer) for turn in asked]

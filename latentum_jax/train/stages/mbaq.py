@@ -1,4 +1,4 @@
-"""`mbaq`: the quantizer learns to keep what the frozen model needs to answer (section 3.1.1, A.1)."""
+"""`mbaq`: the quantizer learns to keep what the frozen model needs to answer (3.1.1, A.1)."""
 
 import jax
 import jax.numpy as jnp

@@ -123,8 +123,11 @@ def dual_sequence(
     img: int,
     noise: float = 0.0,
     cut: str = "exclusive",
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """One pass over U and G: hidden states of both branches and the target codes [B G L C]."""
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """One pass over U and G: hidden states of both branches and the target codes [B G L C].
+
+    Rows without room for targets have no G: the codes are None then.
+    """
     pictures = read_pictures(model, params, batch, quantize=True)
     codes = jax.lax.stop_gradient(pictures.codes)
     seen = random_codes(key, codes, model.config.quantizer.codebook_size, noise)

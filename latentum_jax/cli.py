@@ -1,0 +1,300 @@
+"""`latentum`: every command of the library. Nothing heavy is imported before a command needs it."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT = "frozenlake-tiny"
+EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:  # noqa: D102
+        raise ValueError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 2 after a problem told on stderr, 130."""
+    try:
+        args, rest = parser().parse_known_args(argv)
+        if args.run is train:
+            args.overrides, args.may_restart = read_overrides(rest), argv is None
+        elif rest:
+            raise ValueError(f"unrecognized arguments: {' '.join(rest)}")
+        args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except EXPECTED as error:
+        print(f"latentum: error: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def sentence(error: BaseException) -> str:
+    """An error's text in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_overrides(rest: Sequence[str]) -> dict[str, str]:
+    """`--config.a.b=VALUE` or `--config.a.b VALUE` as {"a.b": "VALUE"}."""
+    overrides, rest = {}, list(rest)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--config."):
+            raise ValueError(f"unrecognized argument {name}, values are set by --config.KEY=VALUE")
+        if not equals:
+            if not rest:
+                raise ValueError(f"{name} needs a value: {name}=VALUE")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return overrides
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Answers a question about a picture."""
+    model = load_model(args)
+    print(model.answer(args.image, args.question, features=args.features)[0])
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Draws latent images and says what is in them."""
+    from latentum_jax.eval.codes import write_codes
+    from latentum_jax.generate.sampling import Sampling
+
+    not_a_folder(args.out)
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    model = load_model(args)
+    seeds = seeds_of(args.seed, len(args.prompts))
+    codes = model.generate(args.prompts, guidance=args.guidance, sampling=sampling, seeds=seeds)
+    described = model.describe(codes, args.question)
+    write_codes(args.out, codes, args.prompts)
+    print_each(args.prompts, described)
+    print(f"{len(codes)} latent image{'s' * (len(codes) > 1)} in {args.out}")
+
+
+def describe(args: argparse.Namespace) -> None:
+    """Answers a question about latent images, with no pixels in between."""
+    from latentum_jax.eval.codes import read_codes
+
+    model = load_model(args)
+    codes, prompts = read_codes(args.codes, model.config)
+    print_each(prompts, model.describe(codes, args.question))
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Solves mazes from their pictures."""
+    from latentum_jax.generate.sampling import GREEDY, Sampling
+
+    model = load_model(args)
+    sampling = GREEDY if args.seed is None else Sampling()
+    plans = model.plan(
+        args.images,
+        mode=args.mode,
+        max_steps=args.max_steps,
+        text=sampling,
+        codes=sampling,
+        seeds=seeds_of(args.seed or 0, len(args.images)),
+    )
+    print_each([str(image) for image in args.images], [found.text for found in plans])
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains by a recipe; goes on where an earlier run in the same folder stopped."""
+    from latentum_jax.train.memory import restart_with_huge_pages
+    from latentum_jax.train.recipe import load_config
+
+    config = load_config(args.config, args.overrides)
+    not_a_file(args.workdir)
+    if args.may_restart:
+        restart_with_huge_pages()
+    from latentum_jax.train import loop
+
+    print(f"model in {loop.train(config, args.workdir)}")
+
+
+def eval_vsp(args: argparse.Namespace) -> None:
+    """Solves FrozenLake mazes and counts the successes."""
+    from latentum_jax.data.frozenlake.mazes import load_mazes
+    from latentum_jax.eval import vsp
+
+    not_a_file(args.out)
+    if args.mazes is not None:
+        mazes = load_mazes(args.mazes)
+    else:
+        mazes = vsp.held_out(args.levels, args.num, args.seed)
+    model = load_model(args)
+    results = vsp.evaluate(model, mazes, args.mode, args.out, checkpoint=args.checkpoint)
+    print(vsp.table(results))
+
+
+def eval_questions(args: argparse.Namespace) -> None:
+    """Asks questions about held-out mazes and counts the right answers."""
+    from latentum_jax.eval import questions
+
+    not_a_file(args.out)
+    results = questions.evaluate(
+        load_model(args), args.levels, args.num, args.seed, args.out, checkpoint=args.checkpoint
+    )
+    print(questions.table(results))
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Shows everything a maze model does on one page."""
+    from latentum_jax.eval import report
+    from latentum_jax.pretrained import find_model
+
+    not_a_file(args.out)
+    model = load_model(args)
+    shown = report.gather(model, args.seed)
+    path = report.write_page(shown, args.out, find_model(args.checkpoint) / "metrics.json")
+    print(report.summary(shown))
+    print(f"page in {path}")
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The model of `--checkpoint`."""
+    from latentum_jax.pretrained import LatentUM
+
+    return LatentUM.from_pretrained(args.checkpoint)
+
+
+def print_each(names: Sequence[str], texts: Sequence[str]) -> None:
+    """A text alone as it is, several under their names."""
+    for name, text in zip(names, texts, strict=True):
+        print(text if len(texts) == 1 else f"{name}:\n{text}\n")
+
+
+def seeds_of(seed: int, count: int) -> list[int]:
+    """A seed a row, from `seed` on."""
+    return [(seed + i) % 2**32 for i in range(count)]
+
+
+def not_a_file(folder: Path) -> None:
+    """ValueError, before any work is done, where a folder to write to is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, expected a folder to write to")
+
+
+def not_a_folder(file: Path) -> None:
+    """ValueError, before any work is done, where a file to write is a folder."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, expected a file to write")
+
+
+def parser() -> Parser:
+    """The command line."""
+    top = Parser(prog="latentum", description="One model that reasons in text and latent images.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_model_commands(commands)
+    command = _add(commands, "train", train)
+    command.add_argument("--config", required=True, help="a recipe's name, or a path to its .py")
+    command.add_argument("--workdir", required=True, type=Path, help="where the run is kept")
+    command.epilog = "--config.KEY=VALUE overrides a value, such as --config.steps=100"
+    evals = commands.add_parser("eval", help="Measures a model.").add_subparsers(
+        required=True, metavar="BENCHMARK"
+    )
+    command = _add(evals, "vsp", eval_vsp, checkpoint=True)
+    command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
+    _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl")
+    command = _add(evals, "questions", eval_questions, checkpoint=True)
+    _add_mazes(command, num=40)
+    command = _add(commands, "demo", demo, checkpoint=True)
+    command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")
+    command.add_argument("--seed", type=whole_number, default=0)
+    return top
+
+
+def _add(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -> Parser:
+    command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    command.set_defaults(run=run)
+    if checkpoint:
+        text = f"a model folder, a finished workdir or a bundled name (default {DEFAULT})"
+        command.add_argument("--checkpoint", default=DEFAULT, help=text)
+    return command
+
+
+def _add_model_commands(commands: Any) -> None:
+    command = _add(commands, "answer", answer, checkpoint=True)
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("question", metavar="QUESTION")
+    command.add_argument("--features", choices=("continuous", "quantized"), default="continuous")
+
+    command = _add(commands, "generate", generate, checkpoint=True)
+    command.add_argument("prompts", nargs="+", metavar="PROMPT")
+    command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
+    command.add_argument("--temperature", type=number, default=0.9)
+    command.add_argument("--top-k", type=whole_number, default=50)
+    command.add_argument("--top-p", type=number, default=0.95)
+    command.add_argument("--seed", type=whole_number, default=0)
+    command.add_argument("--out", type=Path, default=Path("codes.npz"), metavar="CODES.npz")
+    _add_question(command)
+
+    command = _add(commands, "describe", describe, checkpoint=True)
+    command.add_argument("codes", type=Path, metavar="CODES.npz")
+    _add_question(command)
+
+    command = _add(commands, "plan", plan, checkpoint=True)
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
+    command.add_argument("--max-steps", type=positive, default=12)
+    command.add_argument("--seed", type=whole_number, help="samples instead of the likeliest")
+
+
+def _add_question(command: Parser) -> None:
+    text = "asked of each latent image (default: %(default)s)"
+    command.add_argument("--question", default="Describe the maze.", help=text)
+
+
+def _add_mazes(command: Parser, num: int = 100) -> Any:
+    """Arguments for held-out mazes; returns the group of what stands in for `--levels`."""
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--levels", type=levels, default=(3, 4, 5, 6), metavar="3,4,5,6")
+    command.add_argument("--num", type=positive, default=num, help="how many (of each level)")
+    command.add_argument("--seed", type=whole_number, default=0)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return group
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """A whole number that a seed may be: from 0, below 2^32."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if whole_number(text) < 1:
+        raise argparse.ArgumentTypeError("expected at least 1, got 0")
+    return int(text)
+
+
+def levels(text: str) -> tuple[int, ...]:
+    """ "3,4" as (3, 4)."""
+    found = tuple(part.strip() for part in text.split(","))
+    if odd := [part for part in found if part not in "345678" or len(part) != 1]:
+        raise argparse.ArgumentTypeError(f"levels are 3 to 8, separated by commas, got {odd[0]!r}")
+    return tuple(dict.fromkeys(int(part) for part in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The conversion table, walked both ways over the published checkpoint."""
+
+import json
+
+import numpy as np
+import pytest
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.convert.latentum import (
+    ROWS,
+    config_from_published,
+    export_params,
+    import_flat,
+    import_params,
+    published_shapes,
+)
+from latentum_jax.models.folder import expected_shapes
+from tests import published
+from tests.published import GOLDEN
+
+QKV = "internvl.vision_model.encoder.layers.1.attn.qkv.weight"
+
+
+def published_config() -> dict:
+    return json.loads((GOLDEN / "tiny/config.json").read_text())
+
+
+def test_round_trip_is_bitwise():
+    """A transform that is not the inverse of its partner changes what is exported."""
+    state = published.state_dict()
+    exported = export_params(import_params(state, published.config()))
+    left_out = [key for key in state if key not in exported]
+    assert left_out == [key for key in state if key.endswith("ema_usage")]
+    assert not set(exported) - set(state)
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, state[key], err_msg=key)
+        assert value.flags.c_contiguous, key  # safetensors writes the buffer as it lies
+
+
+def test_full_size_checkpoint_fits():
+    """Every published tensor of LatentUM-Base has its place and shape, and none is left over."""
+    listed = json.loads((GOLDEN / "full_size_keys.json").read_text())["latentum_base"]
+    listed = {key: tuple(shape) for key, (shape, _) in listed.items()}
+    expected = published_shapes(expected_shapes(LatentUMConfig()))
+    assert {k: s for k, s in listed.items() if not k.endswith("ema_usage")} == expected
+
+
+def test_table_covers_every_parameter_once():
+    """A parameter in two rows would be overwritten, one in none would stay random."""
+    paths = [row.path for row in ROWS]
+    assert sorted(paths) == sorted(expected_shapes(LatentUMConfig()))
+    assert len({row.key for row in ROWS}) == len(ROWS)
+
+
+def test_patch_kernel_is_the_convolution():
+    """Pixels of a patch in another order would still have the right shape."""
+    weight = published.state_dict()["internvl.vision_model.embeddings.patch_embedding.weight"]
+    patch = np.random.default_rng(0).standard_normal((14, 14, 3)).astype(np.float32)
+    expected = np.einsum("dchw,hwc->d", weight, patch)
+    kernel = np.asarray(published.params()["vision"]["patch_embedding"]["kernel"])
+    np.testing.assert_allclose(patch.reshape(-1) @ kernel, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s | {"internvl.extra.weight": s[QKV]}, "internvl.extra.weight"),
+        (lambda s: {k: v for k, v in s.items() if k != QKV}, f"lacks {QKV}"),
+        (lambda s: s | {QKV: s[QKV][:-1]}, rf"{QKV} has shape \[95, 32\], expected \[96, 32\]"),
+        (lambda s: s | {QKV.replace("1", "2"): s[QKV]}, QKV.replace("1", "2")),
+    ],
+)
+def test_wrong_keys_are_named(change, message):
+    """A checkpoint of another model must not load quietly."""
+    with pytest.raises(ValueError, match=message):
+        import_params(change(published.state_dict()), published.config())
+
+
+def test_part_of_a_model():
+    """A base model without the generation branch loads by the same rows."""
+    shapes = {p: s for p, s in expected_shapes(published.config()).items() if p.startswith("mlp1")}
+    state = {k: v for k, v in published.state_dict().items() if k.startswith("internvl.mlp1")}
+    assert set(import_flat(state, shapes)) == set(shapes)
+    with pytest.raises(ValueError, match="head/unheard_of"):
+        export_params({"head": {"unheard_of": np.zeros(1)}})
+
+
+def test_config():
+    """Sizes that disagree with the checkpoint show as misshapen keys; these would not show."""
+    config = published.config()
+    assert config.language.rope_theta == 1e6
+    assert config.language.tie_embeddings is False
+    assert (config.language.num_heads, config.language.num_kv_heads) == (4, 2)
+    assert (config.vision.num_heads, config.vision.num_tokens) == (2, 16)
+    assert (config.head.num_heads, config.quantizer.commitment) == (4, 0.25)
+
+
+def test_config_of_the_base_model_may_come_separately():
+    """Published checkpoints leave `internvl_config` empty."""
+    values = published_config()
+    base, values["internvl_config"] = values["internvl_config"], {}
+    assert config_from_published(values, base) == published.config()
+    with pytest.raises(ValueError, match="OpenGVLab/InternVL3_5-4B"):
+        config_from_published(values)
+
+
+def test_config_errors_name_the_value():
+    """Another architecture is refused by name, not by a crash later on."""
+    values = published_config()
+    values["internvl_config"]["vision_config"]["qk_normalization"] = True
+    with pytest.raises(ValueError, match="qk_normalization is True, expected False"):
+        config_from_published(values)
+    values = published_config()
+    del values["internvl_config"]["llm_config"]["rope_theta"]
+    with pytest.raises(ValueError, match="lacks 'rope_theta'"):
+        config_from_published(values)

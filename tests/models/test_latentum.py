@@ -1,0 +1,70 @@
+"""The towers put together: sizes, and how MoME begins."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.models.folder import expected_shapes
+from latentum_jax.models.latentum import init_params, matching, path_of, start_generation_branch
+from tests.small import SMALL
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return {path: math.prod(shape) for path, shape in expected_shapes(LatentUMConfig()).items()}
+
+
+@pytest.mark.parametrize(
+    "prefix, millions",
+    [
+        ("language/layers/gen/", 3633),
+        ("head/", 283.2),
+        ("quantizer/", 100.7),
+        ("vision/", 304.0),
+        ("language/", 8044.7),
+        ("mlp1/", 17.1),
+        ("visual_projector/", 7.2),
+        ("", 8757),
+    ],
+)
+def test_full_size(sizes, prefix, millions):
+    """The published parameter counts; no array is made."""
+    count = sum(size for path, size in sizes.items() if path.startswith(prefix))
+    assert count / 1e6 == pytest.approx(millions, abs=0.5 if millions > 3000 else 0.05)
+
+
+def test_init_makes_the_expected_shapes():
+    """The door that makes parameters touches every weight that checkpoints hold."""
+    params = jax.eval_shape(lambda key: init_params(SMALL, key), jax.random.key(0))
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    assert {path_of(path): leaf.shape for path, leaf in leaves} == expected_shapes(SMALL)
+    assert all(leaf.dtype == jnp.float32 for _, leaf in leaves)
+
+
+def test_generation_branch_starts_as_a_copy(small):
+    """MoME begins from the understanding branch, and touches nothing else."""
+    started = start_generation_branch(small.params)
+    layers = started["language"]["layers"]
+    und, gen = (layers[name]["mlp"]["up_proj"]["kernel"] for name in ("und", "gen"))
+    np.testing.assert_array_equal(gen, und)
+    assert gen is not und  # one of them will be donated
+    before = small.params["language"]["layers"]["gen"]["mlp"]["up_proj"]["kernel"]
+    assert np.any(before != und)  # the given parameters are left alone
+    for path in matching(started, "layers/gen/"):
+        name = path.removeprefix("language/layers/gen/").split("/")
+        left, right = layers["gen"], layers["und"]
+        for part in name:
+            left, right = left[part], right[part]
+        np.testing.assert_array_equal(left, right, err_msg=path)
+    assert started["head"] is small.params["head"]
+
+
+def test_matching():
+    """Stages choose what trains by these paths."""
+    params = {"head": {"norm": {"scale": 1}}, "mlp1": {"norm": {"bias": 2}}}
+    assert matching(params, "^head/") == ["head/norm/scale"]
+    assert matching(params, "norm") == ["head/norm/scale", "mlp1/norm/bias"]

@@ -1,0 +1,242 @@
+"""The command line, run in this process: what it does, and what it says when it cannot."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentum_jax import cli
+from latentum_jax.data.frozenlake.frames import draw, start_state
+from latentum_jax.data.frozenlake.mazes import Maze
+from latentum_jax.train import loop
+from tests.models_on_disk import write_random_model
+from tests.small import SMALL
+
+MAZE = Maze(("SFF", "HFF", "FFG"))
+LATENT = (SMALL.vision.num_tokens, SMALL.quantizer.num_codebooks)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    return write_random_model(tmp_path_factory.mktemp("random") / "model")
+
+
+@pytest.fixture
+def maze(tmp_path):
+    Image.fromarray(draw(start_state(MAZE))).save(tmp_path / "maze.png")
+    return tmp_path / "maze.png"
+
+
+@pytest.fixture
+def files(tmp_path, maze, model):
+    """Good and bad files by the names that commands below use."""
+    whole = maze.read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "words.png").write_text("no picture")
+    good = json.dumps({"level": 3, "grid": MAZE.grid})
+    (tmp_path / "broken.jsonl").write_text(good + '\n{"level": 3, "grid": ["SFF"\n')
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "words.npz").write_text("no codes")
+    np.savez(tmp_path / "other.npz", codes=np.zeros((1, 4, 9), int), prompts=["a"])
+    np.savez(tmp_path / "far.npz", codes=np.full((1, *LATENT), 9999), prompts=["a"])
+    (tmp_path / "far_cut.npz").write_bytes((tmp_path / "far.npz").read_bytes()[:300])
+    shutil.copytree(model, tmp_path / "altered")
+    config = json.loads((model / "config.json").read_text())
+    config["model"]["language"]["mlp_size"] *= 2
+    (tmp_path / "altered/config.json").write_text(json.dumps(config))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/config.json").write_text('{"architectures": ["InternVLChatModel"]}')
+    (tmp_path / "foreign/model.safetensors").write_bytes(b"")
+    return tmp_path
+
+
+def listing(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+BAD = [
+    # command, words of the one sentence that it ends with
+    ("answer none.png where? -m", "none.png: cannot be read (No such file or directory)"),
+    ("answer words.png where? -m", "words.png: not an image in a format that Pillow reads"),
+    ("answer cut.png where? -m", "cut.png: damaged or cut short"),
+    ("answer maze.png _ -m", "the question is empty"),
+    ("answer maze.png where? --features both -m", "invalid choice: 'both'"),
+    ("answer maze.png where? --checkpoint nowhere", "there is no model at nowhere"),
+    ("answer maze.png where? --checkpoint altered", "down_proj/kernel has shape"),
+    ("answer maze.png where? --checkpoint foreign", "is not a model of this library"),
+    ("plan maze.png --mode medium -m", "invalid choice: 'medium' (choose from 'fine', 'coarse')"),
+    ("plan cut.png -m", "cut.png: damaged or cut short"),
+    ("plan maze.png --max-steps 0 -m", "expected at least 1, got 0"),
+    ("plan maze.png --max-steps 400 -m", "the context has 512"),
+    ("plan maze.png --seed -1 -m", "argument --seed: expected"),
+    ("generate _ -m", "the prompt is empty"),
+    ("generate LONG -m", "the context has 512"),
+    ("generate words --guidance nan -m", "expected a finite number, got 'nan'"),
+    ("generate words --top-p 0 -m", "expected temperature >= 0"),
+    ("generate words --out foreign -m", "foreign is a folder"),
+    ("describe none.npz -m", "there is no file of codes none.npz"),
+    ("describe words.npz -m", "words.npz is no file of codes"),
+    ("describe other.npz -m", "other.npz holds int64 [1, 4, 9], this model's"),
+    ("describe far.npz -m", "far.npz holds codes outside 0 to 7"),
+    ("describe far_cut.npz -m", "far_cut.npz is damaged or cut short"),
+    ("eval vsp --out out --mode medium -m", "invalid choice: 'medium'"),
+    ("eval vsp --out out --levels 3,9 -m", "levels are 3 to 8, separated by commas, got '9'"),
+    ("eval vsp --out out --num 0 -m", "expected at least 1, got 0"),
+    ("eval vsp --out out --mazes broken.jsonl -m", "broken.jsonl, line 2: not JSON"),
+    ("eval vsp --out out --mazes empty.jsonl -m", "there are no mazes"),
+    ("eval vsp --out out --mazes none.jsonl -m", "none.jsonl: No such file or directory"),
+    ("eval vsp --out out --levels 3 --mazes broken.jsonl -m", "not allowed with argument"),
+    ("eval vsp --out words.png -m", "words.png is a file, expected a folder"),
+    ("eval questions --out out --checkpoint nowhere", "there is no model at nowhere"),
+    ("demo --out words.png -m", "words.png is a file, expected a folder"),
+    ("demo --out out --checkpoint foreign", "is not a model of this library"),
+    ("train --config nope --workdir run", "there is no config 'nope'"),
+    ("train --config nope.py --workdir run", "there is no config file nope.py"),
+    ("train --config frozenlake_tiny --workdir run --config.modle=1", "no config key 'modle'"),
+    ("train --config frozenlake_tiny --workdir run --config.steps=x", "of type int, got 'x'"),
+    ("train --config frozenlake_tiny --workdir run --config.steps", "needs a value"),
+    ("train --config frozenlake_tiny --workdir run --cnofig.steps=1", "--cnofig.steps"),
+    ("train --config frozenlake_tiny --workdir words.png", "words.png is a file"),
+    ("train --config frozenlake_tiny", "arguments are required: --workdir"),
+    ("answer maze.png where? more -m", "unrecognized arguments: more"),
+    ("dance", "invalid choice: 'dance'"),
+    ("", "arguments are required: COMMAND"),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), BAD, ids=[command for command, _ in BAD])
+def test_bad_input(command, words, files, model, capsys, monkeypatch):
+    """A user would get a traceback, several lines, a wrong status, or half-written output."""
+    monkeypatch.chdir(files)
+    argv = [{"_": " ", "LONG": "goal " * 600}.get(word, word) for word in command.split()]
+    if "-m" in argv:
+        argv[argv.index("-m") :] = ["--checkpoint", str(model)]
+    before = listing(files)
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("latentum: error: ") and err.count("\n") == 1
+    assert words in err
+    assert out == ""
+    assert listing(files) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device"),
+        (FloatingPointError("the loss of step 3 is nan"), "the loss of step 3 is nan"),
+        (ModuleNotFoundError("it needs gymnasium,\n and that is missing"), "that is missing"),
+    ],
+)
+def test_problems_in_training(error, said, tmp_path, capsys, monkeypatch):
+    """A full disk or a diverged run would end in a traceback."""
+
+    def fail(config, workdir):
+        raise error
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert cli.main(["train", "--config", "frozenlake_tiny", "--workdir", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err
+
+
+def test_bugs_are_not_hidden(tmp_path, monkeypatch):
+    """A mistake in the library would look like one of the user's."""
+    monkeypatch.setattr(loop, "train", lambda config, workdir: {}["missing"])
+    with pytest.raises(KeyError):
+        cli.main(["train", "--config", "frozenlake_tiny", "--workdir", str(tmp_path)])
+
+
+def test_interrupt(tmp_path, monkeypatch):
+    """Ctrl-C would print a traceback, or look like success to a script."""
+
+    def interrupt(config, workdir):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", interrupt)
+    assert cli.main(["train", "--config", "frozenlake_tiny", "--workdir", str(tmp_path)]) == 130
+
+
+def test_train_hands_over_the_config(tmp_path, capsys, monkeypatch):
+    """Overrides would be lost; or a caller's process be replaced by a restart."""
+    seen = []
+    monkeypatch.setattr(loop, "train", lambda *args: seen.append(args) or tmp_path / "model")
+    monkeypatch.setattr(os, "execve", lambda *args: pytest.fail("restarted"))
+    argv = ["train", "--config.steps=7", "--config", "frozenlake_tiny"]
+    assert cli.main([*argv, "--workdir", str(tmp_path), "--config.data.path", "a=b"]) == 0
+    [(config, workdir)] = seen
+    assert (config.steps, config.data.path, workdir) == (7, "a=b", tmp_path)
+    assert str(tmp_path / "model") in capsys.readouterr().out
+
+
+def test_help_is_fast():
+    """`latentum --help` would take seconds."""
+    code = (
+        "import sys\nfrom latentum_jax.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n"
+        "    print('loaded', *{'jax', 'flax', 'gymnasium', 'numpy'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("\nloaded\n") and "COMMAND" in run.stdout
+
+
+def test_generate_then_describe(tmp_path, model, capsys):
+    """Codes would not survive the way to disk and back, or a seed not decide what is drawn."""
+
+    def drawn(name, seed):
+        argv = ["generate", "a maze", "two mazes", "--checkpoint", str(model)]
+        path = tmp_path / "new" / name
+        assert cli.main([*argv, "--seed", seed, "--out", str(path)]) == 0
+        with np.load(path) as arrays:
+            return arrays["codes"]
+
+    first, again, other = drawn("a.npz", "1"), drawn("b.npz", "1"), drawn("c.npz", "2")
+    assert first.shape == (2, *LATENT)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert len(listing(tmp_path / "new")) == 3
+    told = capsys.readouterr().out.split("2 latent images in")[0]
+    argv = ["describe", str(tmp_path / "new/a.npz"), "--checkpoint", str(model)]
+    assert cli.main(argv) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, model, capsys, monkeypatch):
+    """A file cut short would be found later and believed."""
+
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    argv = ["generate", "a maze", "two mazes", "--checkpoint", str(model)]
+    assert cli.main([*argv, "--out", str(tmp_path / "a.npz")]) == 2
+    assert capsys.readouterr() == ("", "latentum: error: No space left on device\n")
+    assert listing(tmp_path) == []
+
+
+def test_answer_and_plan(maze, model, capsys):
+    """A command would fail though everything it is given is right."""
+    said = []
+    for command in (["answer", str(maze), "Where?"], ["plan", str(maze)]):
+        assert cli.main([*command, "--checkpoint", str(model)]) == 0
+        said.append(capsys.readouterr().out)
+    assert all(text.strip() for text in said)
+
+
+def test_eval_vsp(tmp_path, model, capsys):
+    """The user's own mazes would not be the ones solved."""
+    mazes = tmp_path / "mazes.jsonl"
+    mazes.write_text(json.dumps({"level": 3, "grid": MAZE.grid}))
+    argv = ["eval", "vsp", "--mazes", str(mazes), "--checkpoint", str(model)]
+    assert cli.main([*argv, "--mode", "coarse", "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["checkpoint"] == str(model) and results["levels"]["3"]["n"] == 1
+    assert json.loads((tmp_path / "out/mazes.jsonl").read_text())["grid"] == list(MAZE.grid)
+    assert "level  mazes  success" in capsys.readouterr().out

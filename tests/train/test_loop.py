@@ -1,0 +1,177 @@
+"""The loop on every stage at the smallest size: what trains, what resumes, what is written.
+
+Every run has the same four steps, so that a stage is compiled once for the whole file.
+"""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from latentum_jax.configs.frozenlake_tiny import bucket, get_config
+from latentum_jax.models.folder import read_folder
+from latentum_jax.models.latentum import LatentUM
+from latentum_jax.train import loop
+from latentum_jax.train.data import make_batches
+from latentum_jax.train.loop import stage_config, train, train_stage
+from latentum_jax.train.stages import STAGES
+from tests.models_on_disk import small_config, write_random_model
+
+BUCKETS = {
+    "vlm": bucket("questions", 1.0, 2, 96),
+    "mbaq": bucket("questions", 1.0, 2, 96),
+    "mome": bucket("captions", 1.0, 2, 160),
+    "sft": bucket("fine", 1.0, 2, 96, (1, 2)),
+}
+
+
+def config_of(link, init_from="", **changes):
+    config = get_config()
+    config.model = small_config().to_dict()
+    config = stage_config(config, link)
+    config.data.buckets = (BUCKETS[link],)
+    config.steps, config.checkpoint_every, config.init_from = 4, 2, init_from
+    for name, value in changes.items():
+        config[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return str(write_random_model(tmp_path_factory.mktemp("start") / "model"))
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def changed(before, after):
+    """Top of the path of every parameter that differs between two folders."""
+    a, b = (traverse_util.flatten_dict(read_folder(p).params, sep="/") for p in (before, after))
+    chex.assert_trees_all_equal_shapes(a, b)
+    return {path for path in a if not np.array_equal(a[path], b[path])}
+
+
+@pytest.mark.parametrize(
+    ("stage", "moves", "rests"),
+    [
+        (
+            "mbaq",
+            ["quantizer/codebook", "quantizer/down_proj/fc1/kernel", "quantizer/up_proj/fc2/bias"],
+            ["vision/", "mlp1/", "language/", "visual_projector/", "head/"],
+        ),
+        (
+            "mome",
+            ["language/layers/gen/mlp/up_proj/kernel", "visual_projector/fc1/kernel"],
+            ["vision/", "mlp1/", "quantizer/", "language/layers/und/", "language/embed_tokens"],
+        ),
+        (
+            "sft",
+            ["language/layers/und/mlp/up_proj/kernel", "language/layers/gen/o_proj/kernel"],
+            ["vision/", "mlp1/", "quantizer/"],
+        ),
+    ],
+)
+def test_a_stage_trains_what_it_names(stage, moves, rests, start, tmp_path):
+    """Breaks if a frozen parameter moves (the published scripts let codes drift) or none does."""
+    done = train_stage(config_of(stage, start), tmp_path)
+    moved = changed(start, done)
+    assert set(moves) <= moved
+    assert not [path for path in moved if path.startswith(tuple(rests))]
+    lines = metrics_of(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert {"loss", "rate", "learning_rate", "grad_norm"} <= set(lines[0])
+    assert list((tmp_path / "tensorboard").iterdir()) and (tmp_path / "config.json").is_file()
+
+
+def test_the_published_two_steps_split_the_weights(start, tmp_path):
+    """Breaks if lang-only touches the generation branch or vision-only the understanding one."""
+    language = changed(start, train_stage(config_of("sft", start, part="language"), tmp_path / "l"))
+    vision = changed(start, train_stage(config_of("sft", start, part="vision"), tmp_path / "v"))
+    assert not language & vision
+    assert all("/gen/" not in path and not path.startswith("head/") for path in language)
+    assert all("/gen/" in path or path.startswith("head/") for path in vision)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatch):
+    """Breaks if optimizer, EMA, code usage, data or randomness is not where it was."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    config = config_of("mbaq", start)
+    train_stage(config, whole)
+
+    def until_batch_3(*args):
+        make = make_batches(*args)
+
+        def dies(index):
+            if index == 3:
+                raise Killed
+            return make(index)
+
+        return dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_batches", until_batch_3)
+        with pytest.raises(Killed):
+            train_stage(config, broken)
+    assert len(metrics_of(broken)) < 4
+    assert not (broken / "model").exists()
+    train_stage(config, broken)
+    for ours, theirs in zip(metrics_of(broken), metrics_of(whole), strict=True):
+        assert {**ours, "rate": 0} == {**theirs, "rate": 0}
+    assert not changed(whole / "model", broken / "model")
+
+
+def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):
+    """Breaks if a link starts from elsewhere than the link before, or finished work is redone."""
+    config = get_config()
+    config.model, config.init_from = small_config().to_dict(), start
+    config.steps, config.checkpoint_every, config.chain = 4, 2, ("mbaq", "mome")
+    for name in config.chain:
+        config.links[name].data.buckets = (BUCKETS[name],)
+    done = train(config, tmp_path)
+    assert done == tmp_path / "mome" / "model"
+    moved = changed(tmp_path / "mbaq" / "model", done)
+    assert moved and all(not path.startswith("quantizer/") for path in moved)
+    monkeypatch.setattr(loop, "make_step", None)  # whoever trains again fails
+    assert train(config, tmp_path) == done
+
+
+def test_mome_starts_from_the_understanding_branch(start):
+    """Breaks if the stage forgets that the generation branch begins as a copy (section 3.2)."""
+    folder = read_folder(start)
+    config = config_of("mome", start)
+    stage = STAGES["mome"](LatentUM(folder.config), config, folder.tokenizer.ids)
+    layers = stage.start(folder.params)["language"]["layers"]
+    chex.assert_trees_all_equal(layers["gen"], layers["und"])
+
+
+def test_wrong_configs_are_named(start, tmp_path):
+    """Breaks if a wrong value is found only after minutes, or leaves a folder behind."""
+    cases = {
+        "stage is": config_of("vlm", start, stage="nothing"),
+        "objective is": config_of("mbaq", start, objective="kl2"),
+        "part is": config_of("sft", start, part="both"),
+        "is not a model folder": config_of("mome", str(tmp_path / "none")),
+    }
+    for message, config in cases.items():
+        with pytest.raises(ValueError, match=message):
+            train_stage(config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_batches_are_a_function_of_their_index(start):
+    """Breaks if a batch depends on those before it: a resumed run would see other data."""
+    folder = read_folder(start)
+    args = (config_of("vlm", start), folder.config, folder.chat, folder.tokenizer)
+    late = make_batches(*args)(7)
+    again = make_batches(*args)
+    again(3)
+    jax.tree.map(np.testing.assert_array_equal, again(7), late)

@@ -1,0 +1,95 @@
+"""The objectives: MBAQ's against the public code, the others by hand or against torch."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from latentum_jax.train.losses import (
+    code_loss,
+    kl_loss,
+    masked_mean,
+    mcq_loss,
+    reconstruction_loss,
+    text_loss,
+)
+from tests import published
+
+
+def test_mcq_loss_equals_the_public_code():
+    """Weights on the wrong term, an average over other axes, the sign of the entropy."""
+    golden, q = published.outputs("quantizer/out"), published.config().quantizer
+    losses = mcq_loss(
+        jnp.asarray(golden["z"]),
+        jnp.asarray(golden["indices"]),
+        published.params()["quantizer"]["codebook"],
+        commitment=q.commitment,
+        entropy=q.entropy,
+    )
+    weighted = {**losses, "entropy": -q.entropy * losses["entropy"]}  # as the reference reports it
+    for name, value in weighted.items():
+        np.testing.assert_allclose(value, golden[f"loss_{name}"], rtol=1e-5, err_msg=name)
+
+
+def test_text_loss_equals_torch():
+    """Labels stand at their own token: an unshifted loss would reward copying."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((2, 5, 7)).astype(np.float32)
+    labels = np.array([[-100, 3, 2, -100, 6], [1, -100, -100, 0, -100]])
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:, :-1].reshape(-1, 7)), torch.tensor(labels[:, 1:].reshape(-1))
+    )
+    loss, accuracy = text_loss(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    guesses = logits[:, :-1].argmax(-1)
+    counted = labels[:, 1:] >= 0
+    np.testing.assert_allclose(accuracy, (guesses == labels[:, 1:])[counted].mean(), rtol=1e-6)
+
+
+def test_text_loss_by_hand():
+    """Uniform logits cost log V; a row without labels must not count, nor divide by zero."""
+    labels = jnp.array([[-100, 1, 0], [-100, -100, -100]])
+    loss, _ = text_loss(jnp.zeros((2, 3, 4)), labels)
+    assert loss == pytest.approx(np.log(4))
+    none, accuracy = text_loss(jnp.zeros((1, 3, 4)), labels[1:])
+    assert (none, accuracy) == (0, 0)
+
+
+def test_code_loss_by_hand():
+    """Mean over a token's codes, then over the tokens that count."""
+    logits = np.zeros((3, 2, 4), np.float32)
+    logits[0, 0, 1] = np.log(3)  # p = 3/6 for the right code, 1/4 for the other one
+    logits[2] = 50  # not counted
+    codes = jnp.array([[1, 0], [2, 2], [0, 0]])
+    loss, accuracy = code_loss(jnp.asarray(logits), codes, jnp.array([True, True, False]))
+    assert loss == pytest.approx((np.log(2) + 3 * np.log(4)) / 4)
+    assert accuracy == pytest.approx(2 / 4)
+
+
+def test_kl_loss_equals_torch():
+    """KL(teacher || student), of the next token at answer positions alone."""
+    rng = np.random.default_rng(1)
+    teacher, student = rng.standard_normal((2, 1, 4, 6)).astype(np.float32)
+    labels = np.array([[5, -100, 2, 3]])
+    expected = torch.nn.functional.kl_div(
+        torch.tensor(student[0, 1:3]).log_softmax(-1),
+        torch.tensor(teacher[0, 1:3]).log_softmax(-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    got = kl_loss(*map(jnp.asarray, (teacher, student, labels)))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert kl_loss(*map(jnp.asarray, (teacher, teacher, labels))) == 0
+
+
+def test_reconstruction_loss():
+    """Cosine forgets the length of an embedding, MSE does not."""
+    target = jnp.array([[[3.0, 0.0], [0.0, 2.0]]])
+    assert reconstruction_loss("cosine", target, 2 * target) == pytest.approx(0, abs=1e-6)
+    assert reconstruction_loss("cosine", target, -target) == pytest.approx(2, abs=1e-6)
+    assert reconstruction_loss("mse", target, 2 * target) == pytest.approx((9 + 4) / 4)
+
+
+def test_masked_mean_of_nothing():
+    """A batch without a single counted place gives 0, not NaN."""
+    assert masked_mean(jnp.ones(3), jnp.zeros(3, bool)) == 0
