@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
-    def error(self, message: str) -> None:  # noqa: D102
+    def error(self, message: str) -> None:
         raise ValueError(message)
 
 
@@ -149,6 +149,15 @@ def eval_questions(args: argparse.Namespace) -> None:
     print(questions.table(results))
 
 
+def eval_quantizers(args: argparse.Namespace) -> None:
+    """Compares quantizers trained on one model, by the answers given from quantized features."""
+    from latentum_jax.eval import quantizers
+
+    not_a_file(args.out)
+    results = quantizers.compare(args.checkpoints, args.levels, args.num, args.seed, args.out)
+    print(quantizers.table(results), end="")
+
+
 def demo(args: argparse.Namespace) -> None:
     """Shows everything a maze model does on one page."""
     from latentum_jax.eval import report
@@ -208,6 +217,9 @@ def parser() -> Parser:
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl")
     command = _add(evals, "questions", eval_questions, checkpoint=True)
+    _add_mazes(command, num=40)
+    command = _add(evals, "quantizers", eval_quantizers)
+    command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
     command = _add(commands, "demo", demo, checkpoint=True)
     command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")

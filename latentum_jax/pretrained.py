@@ -259,6 +259,8 @@ def _seeds(seeds: Sequence[int] | None, count: int) -> jax.Array:
     seeds = range(count) if seeds is None else seeds
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for {count} rows, expected one a row")
+    if any(not 0 <= seed < 1 << 32 for seed in seeds):
+        raise ValueError(f"seeds are {list(seeds)}, expected whole numbers from 0 below 2^32")
     return jnp.asarray(list(seeds), jnp.uint32)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.eval.batches import whole
+from latentum_jax.files import whole
 
 
 def write_codes(path: str | Path, codes: np.ndarray, prompts: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ from latentum_jax.data.frozenlake import questions
 from latentum_jax.data.frozenlake.frames import State, draw
 from latentum_jax.data.frozenlake.mazes import unique_mazes
 from latentum_jax.data.frozenlake.stream import random_state
-from latentum_jax.eval.batches import padded_batches, write_json
+from latentum_jax.eval.batches import padded_batches
+from latentum_jax.files import write_json
 from latentum_jax.pretrained import LatentUM
 
 BATCH = 40

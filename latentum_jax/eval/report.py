@@ -21,8 +21,8 @@ from latentum_jax.data.frozenlake.mazes import (
     unique_mazes,
 )
 from latentum_jax.data.frozenlake.questions import Question, ask, caption, parse_caption
-from latentum_jax.eval.batches import whole
 from latentum_jax.eval.vsp import STEP_TEXT, Mode, read_moves, step_limit
+from latentum_jax.files import whole
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.pretrained import LatentUM, Plan
 
@@ -273,6 +273,7 @@ article{background:var(--card);border:1px solid var(--line);border-radius:14px;p
  margin:0 0 16px}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(168px,1fr));gap:18px}
 .beside{display:flex;flex-wrap:wrap;gap:20px}
+.beside>figure{flex:0 0 190px}
 .beside>div,.beside>dl{flex:1 1 380px;margin:0;min-width:0}
 .wide{overflow-x:auto}
 figure{margin:0;max-width:190px}

@@ -21,8 +21,9 @@ from latentum_jax.data.frozenlake.mazes import (
     unique_mazes,
 )
 from latentum_jax.data.frozenlake.samples import read_action_plan
-from latentum_jax.eval.batches import padded_batches, write_json, write_jsonl
+from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.imagined import score_images
+from latentum_jax.files import write_json, write_jsonl
 from latentum_jax.pretrained import LatentUM, Plan
 from latentum_jax.tokenizer import user_turn
 

@@ -36,29 +36,33 @@ class ModelFolder:
 def write_folder(path: str | Path, model: ModelFolder, *, dtype: str = "float32") -> None:
     """Writes a model with its weights in `dtype` ("float32" or "bfloat16"); replaces an old one."""
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished, old = (path.with_name(f".{path.name}.{end}") for end in ("unfinished", "old"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    try:
+        unfinished.mkdir(parents=True)
+        _fill(unfinished, model, ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(unfinished, path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(folder: Path, model: ModelFolder, kind: type) -> None:
     flat = traverse_util.flatten_dict(model.params, sep="/")
-    save_file(
-        {
-            name: np.ascontiguousarray(np.asarray(value).astype(kind))
-            for name, value in flat.items()
-        },
-        str(unfinished / "model.safetensors"),
-    )
-    values = {
+    values = {name: np.ascontiguousarray(np.asarray(x).astype(kind)) for name, x in flat.items()}
+    weights = folder / "model.safetensors"
+    save_file(values, str(weights))
+    weights.chmod(0o644)  # safetensors makes it readable by its owner alone
+    config = {
         "format": FORMAT,
         "model": model.config.to_dict(),
         "chat": dataclasses.asdict(model.chat),
     }
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-    (unfinished / "config.json").write_text(text, encoding="utf-8")
-    model.tokenizer.save(unfinished)
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(unfinished, path)
+    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    model.tokenizer.save(folder)
 
 
 def read_folder(path: str | Path) -> ModelFolder:

@@ -22,6 +22,7 @@ from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.checkpoint import Checkpoints
 from latentum_jax.train.data import make_batches
 from latentum_jax.train.optim import make_optimizer, make_schedule
+from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
 from latentum_jax.train.state import TrainState, make_step, start_state
 
@@ -41,18 +42,6 @@ def train(config: ConfigDict, workdir: Path) -> Path:
         stage.init_from = before
         before = str(train_stage(stage, workdir / name))
     return Path(before)
-
-
-def stage_config(config: ConfigDict, name: str) -> ConfigDict:
-    """The config of one link of a chain: the shared values overlaid with the link's own."""
-    if name not in config.links:
-        raise ValueError(f"chain names {name!r}, which is not in links {sorted(config.links)}")
-    merged = config.copy_and_resolve_references()
-    merged.update(config.links[name].to_dict())
-    merged.chain = ()
-    if config.steps:  # an explicit number of steps holds for every link
-        merged.steps = config.steps
-    return merged
 
 
 def starting_model(config: ConfigDict) -> ModelFolder:
@@ -91,13 +80,10 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
     make = make_batches(config, start.config, start.chat, start.tokenizer)
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = start_state(start.params, stage, optimizer, average=config.ema > 0)
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     run = Run(config, workdir)
     try:
-        state = run.fit(
-            state, make_step(stage, optimizer, seed=config.seed, ema_decay=config.ema), make
-        )
+        step_fn = make_step(stage, optimizer, seed=config.seed, ema_decay=config.ema)
+        state = run.fit(state, step_fn, make)
     finally:
         run.close()
     params = jax.tree.map(np.asarray, state.params(averaged=True))
@@ -140,6 +126,8 @@ class Run:
             state, data = restored
             iterator.set_state(data)
         step = int(state.step)
+        text = self.config.to_json_best_effort(indent=1)
+        (self.workdir / "config.json").write_text(text + "\n")
         self._open_logs(step)
         total, config = self.config.steps, self.config
         bar = tqdm(total=total, initial=step, desc=config.stage, unit="step", mininterval=1.0)

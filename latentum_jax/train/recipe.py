@@ -29,6 +29,18 @@ def load_config(name_or_path: str, overrides: Mapping[str, str]) -> ConfigDict:
     return config
 
 
+def stage_config(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one link of a chain: the shared values overlaid with the link's own."""
+    if name not in config.links:
+        raise ValueError(f"chain names {name!r}, which is not in links {sorted(config.links)}")
+    merged = config.copy_and_resolve_references()
+    merged.update(config.links[name].to_dict())
+    merged.chain = ()
+    if config.steps:  # an explicit number of steps holds for every link
+        merged.steps = config.steps
+    return merged
+
+
 def known_configs() -> list[str]:
     """Names of the recipes that come with the library."""
     return sorted(m.name for m in pkgutil.iter_modules(bundled.__path__) if m.name != "base")

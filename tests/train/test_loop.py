@@ -16,7 +16,8 @@ from latentum_jax.models.folder import read_folder
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.train import loop
 from latentum_jax.train.data import make_batches
-from latentum_jax.train.loop import stage_config, train, train_stage
+from latentum_jax.train.loop import train, train_stage
+from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
 from tests.models_on_disk import small_config, write_random_model
 

@@ -11,8 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from PIL import Image
 from latentum_jax.data.frozenlake.frames import State, draw, states
 from latentum_jax.data.frozenlake.mazes import Maze, shortest_path
 from latentum_jax.data.frozenlake.questions import DONE, caption
+from latentum_jax.files import whole
 
 PROMPT = """\
 You are navigating a grid-based frozen lake maze. \
@@ -94,7 +94,7 @@ def write_jsonl(samples: Iterable[Sample], folder: str | os.PathLike[str]) -> Pa
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(_on_disk(sample, folder), ensure_ascii=False) + "\n" for sample in samples]
     path = folder / "samples.jsonl"
-    with _whole(path) as unfinished:
+    with whole(path) as unfinished:
         unfinished.write_text("".join(lines), encoding="utf-8")
     return path
 
@@ -131,17 +131,6 @@ def _entry_on_disk(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     picture = draw(entry["image"])
     relative = f"images/{hashlib.sha256(picture.tobytes()).hexdigest()[:24]}.png"
     if not (folder / relative).exists():
-        with _whole(folder / relative) as unfinished:
+        with whole(folder / relative) as unfinished:
             Image.fromarray(picture).save(unfinished, format="PNG")
     return {"type": "image", "image": relative}
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` once the block ends well, and vanishes otherwise."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
