@@ -43,7 +43,7 @@ def base(model: LatentUMConfig) -> ConfigDict:
                 "buckets": (),
             },
             "objective": "kl",  # mbaq: kl, mse or cosine
-            "condition_dropout": 0.1,  # mome
+            "condition_dropout": 0.1,  # of the rows that only draw
             "part": "joint",  # sft: joint, language or vision
             "cut": "exclusive",  # sft: exclusive or inclusive
             "code_noise": 0.15,  # sft

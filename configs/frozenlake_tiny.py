@@ -30,20 +30,21 @@ def get_config() -> ConfigDict:
         },
         "mome": {
             "stage": "mome",
-            "steps": 400,
+            "steps": 300,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
             "data": {"buckets": (bucket("captions", 1.0, 48, 160),)},
         },
         "sft": {
             "stage": "sft",
-            "steps": 2400,
-            "optimizer": {"learning_rate": 1.5e-3, "warmup": 100},
+            "steps": 2000,
+            "optimizer": {"learning_rate": 1e-3, "warmup": 100},
             "data": {
                 "buckets": (
-                    bucket("code_questions", 0.4, 48, 160),
+                    bucket("code_questions", 0.33, 48, 160),
                     bucket("fine", 0.3, 40, 128, (1, 4)),
                     bucket("fine", 0.25, 16, 256, (5, 11)),
-                    bucket("coarse", 0.05, 24, 256),
+                    bucket("coarse", 0.06, 24, 256),
+                    bucket("captions", 0.06, 48, 160),
                 )
             },
         },

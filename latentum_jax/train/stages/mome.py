@@ -15,8 +15,7 @@ def mome_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
     """Teacher-forced cross-entropy of the codes; the prompt is dropped now and then (for CFG)."""
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
-        drop = jax.random.bernoulli(key, config.condition_dropout, (len(batch["tokens"]), 1))
-        batch = {**batch, "tokens": jnp.where(drop, ids.pad, batch["tokens"])}
+        batch = drop_condition(batch, key, config.condition_dropout, ids.pad)
         hidden, codes = dual_sequence(model, params, batch, key, img=ids.img)
         value, accuracy = drawn_loss(model, params, batch, hidden["gen"], codes)
         return value, ({"code_accuracy": accuracy}, ())
@@ -26,6 +25,13 @@ def mome_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         loss=loss,
         start=start_generation_branch,
     )
+
+
+def drop_condition(batch: Batch, key: jax.Array, ratio: float, pad: int) -> Batch:
+    """Replaces the prompt by pads in a share of the rows that learn to draw alone (for CFG)."""
+    drawing = jnp.all(batch["labels"] < 0, axis=1)
+    drop = jax.random.bernoulli(key, ratio, drawing.shape) & drawing
+    return {**batch, "tokens": jnp.where(drop[:, None], pad, batch["tokens"])}
 
 
 def drawn_loss(

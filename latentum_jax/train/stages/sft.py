@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 from latentum_jax.train.losses import text_loss
-from latentum_jax.train.stages.mome import drawn_loss
+from latentum_jax.train.stages.mome import drawn_loss, drop_condition
 from latentum_jax.train.stages.sequence import Batch, apply, dual_sequence
 from latentum_jax.train.stages.stage import Stage
 from latentum_jax.train.stages.vlm import UNDERSTANDING
@@ -31,6 +31,7 @@ def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         raise ValueError(f"part is {part!r}, expected one of {tuple(TRAINABLE)}")
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
+        batch = drop_condition(batch, key, config.condition_dropout, ids.pad)
         if part == "language":
             batch = {**batch, "target_slot": batch["target_slot"][:, :0]}
         hidden, codes = dual_sequence(

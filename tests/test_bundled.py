@@ -1,0 +1,81 @@
+"""The bundled checkpoint: it is there, it is small, and it does what the README says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from latentum_jax.data.frozenlake import questions
+from latentum_jax.data.frozenlake.frames import draw, simulate, start_state
+from latentum_jax.data.frozenlake.mazes import split_of, unique_mazes
+from latentum_jax.eval.vsp import read_moves
+from latentum_jax.generate.sampling import Sampling
+from latentum_jax.models.folder import expected_shapes
+from latentum_jax.pretrained import LatentUM, find_model
+
+NAME = "frozenlake-tiny"
+DRAWN = Sampling(temperature=0.5, top_k=32, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return LatentUM.from_pretrained(NAME)
+
+
+@pytest.fixture(scope="module")
+def mazes():
+    return [m for level in (3, 4, 5, 6) for m in unique_mazes(11, level, 8, "test")]
+
+
+def test_size_and_papers():
+    """Breaks if the package grows past 12 MB or the checkpoint loses its recipe, log or figures."""
+    folder = find_model(NAME)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 12e6
+    stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").open()]
+    assert list(dict.fromkeys(stages)) == ["vlm", "mbaq", "mome", "sft"]
+    assert "frozenlake_tiny" in (folder / "README.md").read_text()
+    assert {"3", "4", "5", "6"} == set(
+        json.loads((folder / "metrics.json").read_text())["vsp-fine"]["levels"]
+    )
+
+
+def test_every_parameter_is_there(model):
+    """Breaks if the config beside the weights describes another model."""
+    assert sum(np.prod(s) for s in expected_shapes(model.config).values()) < 6e6
+
+
+def test_32_mazes_in_one_call_are_what_each_gives_alone(model, mazes):
+    """Breaks if a row's plan depends on its batch mates: 32 rows, each with its own seed."""
+    assert all(split_of(maze) == "test" for maze in mazes)
+    pictures = [draw(start_state(maze)) for maze in mazes]
+    settings = {"max_steps": 6, "text": DRAWN, "codes": DRAWN}
+    seeds = list(range(100, 132))
+    together = model.plan(pictures, seeds=seeds, **settings)
+    for picture, seed, plan in zip(pictures, seeds, together, strict=True):
+        (alone,) = model.plan([picture], seeds=[seed], **settings)
+        assert alone.text == plan.text
+        np.testing.assert_array_equal(alone.codes, plan.codes)
+
+
+def test_it_solves_mazes_it_never_saw(model, mazes):
+    """Breaks if the checkpoint and the code drift apart: most of 32 held-out mazes are solved."""
+    plans = model.plan([draw(start_state(maze)) for maze in mazes], max_steps=12)
+    solved = [
+        simulate(maze, read_moves(plan, "fine")) for maze, plan in zip(mazes, plans, strict=True)
+    ]
+    assert np.mean(solved) >= 0.75
+
+
+def test_it_reads_pictures_and_its_own_codes(model, mazes):
+    """Breaks if any of the three ways into the understanding branch is wired wrongly."""
+    states = [start_state(maze) for maze in mazes]
+    pictures = [draw(state) for state in states]
+    asked = questions.ask("goal", states[0], np.random.default_rng(0)).question
+    truth = [questions.ask("goal", s, np.random.default_rng(0)).answer for s in states]
+    codes = model.encode(pictures)[1]
+    for told in (
+        model.answer(pictures, asked, max_new_tokens=16),
+        model.answer(pictures, asked, features="quantized", max_new_tokens=16),
+        model.describe(codes, asked, max_new_tokens=16),
+    ):
+        assert np.mean([a == b for a, b in zip(told, truth, strict=True)]) >= 0.8
