@@ -6,7 +6,6 @@ Every run has the same four steps, so that a stage is compiled once for the whol
 import json
 
 import chex
-import jax
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -175,4 +174,4 @@ def test_batches_are_a_function_of_their_index(start):
     late = make_batches(*args)(7)
     again = make_batches(*args)
     again(3)
-    jax.tree.map(np.testing.assert_array_equal, again(7), late)
+    chex.assert_trees_all_equal(again(7), late)
