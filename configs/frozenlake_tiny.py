@@ -36,15 +36,16 @@ def get_config() -> ConfigDict:
         },
         "sft": {
             "stage": "sft",
-            "steps": 2000,
+            "steps": 1500,
             "optimizer": {"learning_rate": 1e-3, "warmup": 100},
             "data": {
                 "buckets": (
-                    bucket("code_questions", 0.33, 48, 160),
-                    bucket("fine", 0.3, 40, 128, (1, 4)),
-                    bucket("fine", 0.25, 16, 256, (5, 11)),
+                    bucket("code_questions", 0.30, 48, 160),
+                    bucket("fine", 0.33, 40, 128, (1, 4)),
+                    bucket("fine", 0.22, 24, 192, (5, 7)),
+                    bucket("fine", 0.04, 16, 256, (8, 11)),
                     bucket("coarse", 0.06, 24, 256),
-                    bucket("captions", 0.06, 48, 160),
+                    bucket("captions", 0.05, 48, 160),
                 )
             },
         },

@@ -36,11 +36,19 @@ class Mazes:
     weights: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     harder: float = 0.4  # of the mazes have a share of holes drawn from 0.1 to 0.35
 
-    def draw(self, rng: np.random.Generator, path_lengths: tuple[int, int] | None = None) -> Maze:
-        """A training maze whose shortest path lies in the window."""
-        share = rng.uniform(0.1, 0.35) if rng.random() < self.harder else None
-        level = int(rng.choice(self.levels, p=np.divide(self.weights, sum(self.weights))))
-        return sample_maze(rng, level, hole_share=share, path_lengths=path_lengths, split="train")
+    def draw(self, rng: np.random.Generator, steps: tuple[int, int] | None = None) -> Maze:
+        """A training maze, one whose shortest path has so many steps where `steps` says.
+
+        Mazes are drawn from the whole mix until one fits, so that levels share a window of long
+        paths as they share all mazes. Raises ValueError where none fits in 100,000.
+        """
+        for _ in range(100_000):
+            share = rng.uniform(0.1, 0.35) if rng.random() < self.harder else None
+            level = int(rng.choice(self.levels, p=np.divide(self.weights, sum(self.weights))))
+            maze = sample_maze(rng, level, hole_share=share, split="train")
+            if steps is None or steps[0] <= len(shortest_path(maze)) <= steps[1]:
+                return maze
+        raise ValueError(f"no maze of levels {self.levels} has a shortest path of {steps} steps")
 
 
 def random_state(rng: np.random.Generator, maze: Maze) -> State:
