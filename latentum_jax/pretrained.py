@@ -19,6 +19,8 @@ from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
 from latentum_jax.tokenizer import user_turn
 
+STEP_TEXT = 8  # tokens before each image of a fine plan, where the caller does not say
+PLAN_TEXT = 144  # tokens before and after the image of a coarse one
 PROMPT_STEP = 32  # prompts are padded to a multiple of this, so that few programs are compiled
 Features = Literal["continuous", "quantized"]
 
@@ -146,11 +148,17 @@ class LatentUM:
         limits = Limits(
             steps=max_steps if fine else 2,
             images=max_steps if fine else 1,
-            text=max_text or (8 if fine else 144),
+            text=max_text or (STEP_TEXT if fine else PLAN_TEXT),
         )
         prompts = [user_turn(f"{prompt}<image>", self.chat.system)] * len(shown)
         rows = self._interleave(prompts, shown, limits, text, codes, seeds)
         return [self._plan(rows, i) for i in range(len(shown))]
+
+    def steps_that_fit(self, max_text: int = STEP_TEXT) -> int:
+        """How many steps of a fine plan, with `max_text` tokens each, the context has room for."""
+        prompt = self._tokens(user_turn(f"{self.chat.fine_prompt}<image>", self.chat.system))
+        a_step = Limits(steps=1, images=1, text=max_text).room(self.config.vision.num_tokens)
+        return (self.config.language.max_positions - len(prompt)) // a_step
 
     def encode(self, images: ImageLike | Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray]:
         """Features V [B L F] and codes [B L C] of images, as the planner reads them."""
@@ -189,8 +197,7 @@ class LatentUM:
         codes: Sampling,
         seeds: Sequence[int] | None,
     ) -> Rows:
-        slots = f"<img>{'<IMG_CONTEXT>' * self.config.vision.num_tokens}</img>"
-        texts = [self.tokenizer.encode(prompt.replace("<image>", slots)) for prompt in prompts]
+        texts = [self._tokens(prompt) for prompt in prompts]
         tokens, lengths = self._pad(texts, limits.room(self.config.vision.num_tokens))
         embedded = _embed_prompt(
             self.model, self.params, tokens, tokens == self.ids.img_context, shown
@@ -207,6 +214,11 @@ class LatentUM:
             codes=codes,
         )
         return jax.device_get(rows.replace(cache=None, logits=None))
+
+    def _tokens(self, prompt: str) -> tuple[int, ...]:
+        """Ids of a prompt, `<image>` standing for `<img>`, L slots and `</img>`."""
+        slots = f"<img>{'<IMG_CONTEXT>' * self.config.vision.num_tokens}</img>"
+        return self.tokenizer.encode(prompt.replace("<image>", slots))
 
     def _pad(self, texts: Sequence[Sequence[int]], room: int) -> tuple[jax.Array, jax.Array]:
         lengths = [len(text) for text in texts]

@@ -21,7 +21,7 @@ from latentum_jax.data.frozenlake.mazes import (
     unique_mazes,
 )
 from latentum_jax.data.frozenlake.questions import Question, ask, caption, parse_caption
-from latentum_jax.eval.vsp import STEP_TEXT, Mode, read_moves, step_limit
+from latentum_jax.eval.vsp import Mode, read_moves, step_limit
 from latentum_jax.files import whole
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.pretrained import LatentUM, Plan
@@ -70,7 +70,7 @@ def gather(model: LatentUM, seed: int) -> Shown:
     mazes = [_maze(level, seed) for level in LEVELS]
     pictures = [draw(start_state(maze)) for maze in mazes]
     limit = step_limit(model, mazes)
-    plans = model.plan(pictures, max_steps=limit, max_text=STEP_TEXT)
+    plans = model.plan(pictures, max_steps=limit)
     plans += model.plan(pictures[1:2], mode="coarse")
 
     state = advance(start_state(mazes[2]), shortest_path(mazes[2])[0])

@@ -25,10 +25,8 @@ from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.imagined import score_images
 from latentum_jax.files import write_json, write_jsonl
 from latentum_jax.pretrained import LatentUM, Plan
-from latentum_jax.tokenizer import user_turn
 
 BATCH = 25
-STEP_TEXT = 8  # tokens before each image of a fine plan
 Z95 = 1.959964  # two-sided 95% of the normal distribution
 
 Mode = Literal["fine", "coarse"]
@@ -96,11 +94,7 @@ def solve(model: LatentUM, mazes: Sequence[Maze], mode: Mode) -> list[Attempt]:
 def step_limit(model: LatentUM, mazes: Sequence[Maze]) -> int:
     """One more step than the longest path of the level takes, or what fits in the context."""
     longest = max(max(LONGEST_PATH[m.level], len(shortest_path(m))) for m in mazes)
-    visual = model.config.vision.num_tokens
-    slots = f"<img>{'<IMG_CONTEXT>' * visual}</img>"
-    prompt = model.tokenizer.encode(user_turn(model.chat.fine_prompt + slots, model.chat.system))
-    room = model.config.language.max_positions - len(prompt) - STEP_TEXT
-    return max(1, min(longest + 1, room // (STEP_TEXT + visual + 2)))
+    return max(1, min(longest + 1, model.steps_that_fit()))
 
 
 def read_moves(plan: Plan, mode: Mode) -> str:
@@ -156,7 +150,7 @@ def table(results: dict[str, Any]) -> str:
 def _plan(model: LatentUM, mazes: Sequence[Maze], mode: Mode, limit: int) -> list[Plan]:
     pictures = [draw(start_state(maze)) for maze in mazes]
     if mode == "fine":
-        return model.plan(pictures, mode=mode, max_steps=limit, max_text=STEP_TEXT)
+        return model.plan(pictures, mode=mode, max_steps=limit)
     return model.plan(pictures, mode=mode)
 
 

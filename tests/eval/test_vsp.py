@@ -10,7 +10,7 @@ import pytest
 from latentum_jax.data.frozenlake.frames import start_state
 from latentum_jax.data.frozenlake.mazes import MOVES, Maze, split_of, step
 from latentum_jax.eval import vsp
-from latentum_jax.pretrained import Plan
+from latentum_jax.pretrained import STEP_TEXT, Plan
 from tests.fake_model import FakeModel
 from tests.models_on_disk import CONTEXT
 from tests.small import SMALL
@@ -145,7 +145,7 @@ def test_step_limit():
     assert vsp.step_limit(model, [snake]) == 10
     wide = Maze(("SFFFFFFG",) + ("FFFFFFFF",) * 7)
     assert vsp.step_limit(model, [wide]) == 17
-    # a step is its text, <img>, the visual tokens and </img>; text follows the last one
-    used = 4 * (vsp.STEP_TEXT + 1 + SMALL.vision.num_tokens + 1) + vsp.STEP_TEXT
+    # a step is its text, <img>, the visual tokens and </img>
+    used = 4 * (STEP_TEXT + 1 + SMALL.vision.num_tokens + 1)
     model.tokenizer = SimpleNamespace(encode=lambda text: (0,) * (CONTEXT - used))
     assert vsp.step_limit(model, [wide]) == 4
