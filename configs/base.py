@@ -46,6 +46,7 @@ def base(model: LatentUMConfig) -> ConfigDict:
             "condition_dropout": 0.1,  # of the rows that only draw
             "part": "joint",  # sft: joint, language or vision
             "cut": "exclusive",  # sft: exclusive or inclusive
-            "code_noise": 0.15,  # sft
+            "code_noise": 0.15,  # sft: of the codes shown in U
+            "stale_tokens": 0.0,  # sft: of the tokens given to G, on average
         }
     )

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
         "sft": {
             "stage": "sft",
             "steps": 1500,
+            "stale_tokens": 0.4,
             "optimizer": {"learning_rate": 1e-3, "warmup": 100},
             "data": {
                 "buckets": (

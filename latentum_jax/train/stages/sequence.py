@@ -79,15 +79,42 @@ def understanding_placement(batch: Batch) -> Placement:
     return Placement(batch["position"], batch["block"], batch["context"], batch["valid"])
 
 
+def earlier_tokens(
+    key: jax.Array, codes: jax.Array, target: jax.Array, slots: jax.Array, ratio: float
+) -> jax.Array:
+    """Replaces visual tokens of targets [B G L C] by those in the same place of earlier pictures.
+
+    Teacher forcing lets a G block read off its own first tokens what has changed since the picture
+    before; at inference these are its own guesses. With stale tokens among them it must work out
+    the change from U. The share of each block is uniform up to twice `ratio`.
+    """
+    if not ratio:
+        return target
+    share, where, which = jax.random.split(key, 3)
+    b, g, length, _ = target.shape
+    shares = jax.random.uniform(share, (b, g, 1), maxval=2 * ratio)
+    stale = jax.random.uniform(where, (b, g, length)) < shares
+    before = jax.random.uniform(which, (b, g, length)) * slots[:, :, None]
+    index = (jnp.arange(b)[:, None, None], before.astype(jnp.int32), jnp.arange(length))
+    return jnp.where(stale[..., None], codes[index], target)
+
+
 def generation_inputs(
-    model: LatentUM, params: Params, batch: Batch, codes: jax.Array, img: int
+    model: LatentUM,
+    params: Params,
+    batch: Batch,
+    codes: jax.Array,
+    img: int,
+    key: jax.Array,
+    stale: float,
 ) -> tuple[jax.Array, jax.Array]:
     """x_g [B G*L D] and the target codes [B G L C] of every G block."""
     slots = batch["target_slot"][:, :, None, None]
     target = jnp.take_along_axis(codes, slots, axis=1)
     b, g, length, _ = target.shape
     boi = apply(model, params, "embed", jnp.full((b, g), img))[:, :, None]
-    shown = apply(model, params, "show", target[:, :, :-1])
+    given = earlier_tokens(key, codes, target, batch["target_slot"], stale)
+    shown = apply(model, params, "show", given[:, :, :-1])
     x = jnp.concatenate([boi, shown], axis=2)
     return x.reshape(b, g * length, -1), target
 
@@ -122,6 +149,7 @@ def dual_sequence(
     *,
     img: int,
     noise: float = 0.0,
+    stale: float = 0.0,
     cut: str = "exclusive",
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:
     """One pass over U and G: hidden states of both branches and the target codes [B G L C].
@@ -137,7 +165,8 @@ def dual_sequence(
     x, at = {"und": und}, {"und": understanding_placement(batch)}
     target = None
     if batch["target_slot"].shape[1]:
-        x["gen"], target = generation_inputs(model, params, batch, codes, img)
+        stale_key = jax.random.fold_in(key, 1)
+        x["gen"], target = generation_inputs(model, params, batch, codes, img, stale_key, stale)
         at["gen"] = generation_placement(batch, target.shape[2], cut)
     hidden, _ = apply(model, params, "hidden", x, Stream(at, UND_BLIND))
     return hidden, target

@@ -35,7 +35,14 @@ def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         if part == "language":
             batch = {**batch, "target_slot": batch["target_slot"][:, :0]}
         hidden, codes = dual_sequence(
-            model, params, batch, key, img=ids.img, noise=config.code_noise, cut=config.cut
+            model,
+            params,
+            batch,
+            key,
+            img=ids.img,
+            noise=config.code_noise,
+            stale=config.stale_tokens,
+            cut=config.cut,
         )
         total, metrics = jnp.zeros(()), {}
         if part != "vision":
