@@ -30,13 +30,13 @@ def get_config() -> ConfigDict:
         },
         "mome": {
             "stage": "mome",
-            "steps": 300,
+            "steps": 200,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
             "data": {"buckets": (bucket("captions", 1.0, 48, 160),)},
         },
         "sft": {
             "stage": "sft",
-            "steps": 1500,
+            "steps": 800,
             "stale_tokens": 0.4,
             "optimizer": {"learning_rate": 1e-3, "warmup": 100},
             "data": {

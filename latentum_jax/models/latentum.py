@@ -109,12 +109,20 @@ def init_params(config: LatentUMConfig, key: jax.Array) -> Params:
 
 
 def start_generation_branch(params: Params) -> Params:
-    """MoME initialisation (section 3.1.2): the generation branch begins as a copy of `und`."""
+    """MoME initialisation (section 3.1.2): the generation branch begins as a copy of `und`.
+
+    visual_projector begins as a copy of the quantizer's up_proj where they are of one shape (at the
+    tiny size): MBAQ has made that into embeddings which the understanding branch, and so its copy,
+    can read.
+    """
     language = dict(params["language"])
     layers = dict(language["layers"])
     layers["gen"] = jax.tree.map(jnp.copy, layers["und"])
     language["layers"] = layers
-    return {**params, "language": language}
+    projector, up = params["visual_projector"], params["quantizer"]["up_proj"]
+    if jax.tree.map(jnp.shape, projector) == jax.tree.map(jnp.shape, up):
+        projector = jax.tree.map(jnp.copy, up)
+    return {**params, "language": language, "visual_projector": projector}
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

@@ -18,20 +18,18 @@ from latentum_jax.train.data import make_batches
 from latentum_jax.train.loop import train, train_stage
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
-from tests.models_on_disk import small_config, write_random_model
+from tests.models_on_disk import write_random_model
 
 BUCKETS = {
-    "vlm": bucket("questions", 1.0, 2, 96),
-    "mbaq": bucket("questions", 1.0, 2, 96),
-    "mome": bucket("captions", 1.0, 2, 160),
-    "sft": bucket("fine", 1.0, 2, 96, (1, 2)),
+    "vlm": bucket("questions", 1.0, 2, 256),
+    "mbaq": bucket("questions", 1.0, 2, 256),
+    "mome": bucket("captions", 1.0, 2, 640),
+    "sft": bucket("fine", 1.0, 2, 256, (1, 2)),
 }
 
 
 def config_of(link, init_from="", **changes):
-    config = get_config()
-    config.model = small_config().to_dict()
-    config = stage_config(config, link)
+    config = stage_config(get_config(), link)
     config.data.buckets = (BUCKETS[link],)
     config.steps, config.checkpoint_every, config.init_from = 4, 2, init_from
     for name, value in changes.items():
@@ -132,7 +130,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatc
 def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):
     """Breaks if a link starts from elsewhere than the link before, or finished work is redone."""
     config = get_config()
-    config.model, config.init_from = small_config().to_dict(), start
+    config.init_from = start
     config.steps, config.checkpoint_every, config.chain = 4, 2, ("mbaq", "mome")
     for name in config.chain:
         config.links[name].data.buckets = (BUCKETS[name],)
