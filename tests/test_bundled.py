@@ -58,12 +58,15 @@ def test_32_mazes_in_one_call_are_what_each_gives_alone(model, mazes):
 
 
 def test_it_solves_mazes_it_never_saw(model, mazes):
-    """Breaks if the checkpoint and the code drift apart: most of 32 held-out mazes are solved."""
+    """Breaks if the checkpoint and the code drift apart.
+
+    It solves 52% of 400 held-out mazes (metrics.json); of 32, a third is two deviations below.
+    """
     plans = model.plan([draw(start_state(maze)) for maze in mazes], max_steps=12)
     solved = [
         simulate(maze, read_moves(plan, "fine")) for maze, plan in zip(mazes, plans, strict=True)
     ]
-    assert np.mean(solved) >= 0.75
+    assert np.mean(solved) >= 1 / 3
 
 
 def test_it_reads_pictures_and_its_own_codes(model, mazes):
