@@ -286,6 +286,7 @@ def _vision_config(base: dict[str, Any]) -> VisionConfig:
         mlp_size=c["intermediate_size"],
         layer_norm_eps=c["layer_norm_eps"],
         shuffle=round(1 / base["downsample_ratio"]),
+        initializer_factor=c["initializer_factor"],
     )
 
 

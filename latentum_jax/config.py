@@ -20,6 +20,7 @@ class VisionConfig:
     mlp_size: int = 4096
     layer_norm_eps: float = 1e-6
     shuffle: int = 2
+    initializer_factor: float = 1.0  # what LayerScale starts from
 
     @property
     def grid(self) -> int:
@@ -38,8 +39,17 @@ class VisionConfig:
 
     @classmethod
     def tiny(cls) -> "VisionConfig":
-        """112 px pictures as 16 visual tokens."""
-        return cls(image_size=112, hidden_size=128, num_layers=8, num_heads=4, mlp_size=512)
+        """96 px pictures as 36 visual tokens, a token a cell of a 6x6 maze."""
+        return cls(
+            image_size=96,
+            patch_size=16,
+            hidden_size=128,
+            num_layers=6,
+            num_heads=4,
+            mlp_size=512,
+            shuffle=1,
+            initializer_factor=0.1,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +80,7 @@ class LanguageConfig:
             head_dim=32,
             mlp_size=384,
             rope_theta=1e4,
-            max_positions=512,
+            max_positions=1024,
         )
 
 
@@ -95,9 +105,9 @@ class QuantizerConfig:
 
     @classmethod
     def tiny(cls) -> "QuantizerConfig":
-        """Four codebooks of 256 codes."""
+        """Two codebooks of 128 codes."""
         return cls(
-            num_codebooks=4, codebook_size=256, embedding_dim=64, mlp_ratio=1, usage_decay=0.95
+            num_codebooks=2, codebook_size=128, embedding_dim=32, mlp_ratio=1, usage_decay=0.9
         )
 
 

@@ -89,8 +89,11 @@ class RowBuilder:
         """Tokens that still fit."""
         return self.shape.length - len(self.tokens)
 
-    def finish(self) -> Row:
-        """The padded row. Raises ValueError where tokens, pictures or targets do not fit."""
+    def finish(self, *, square_averaging: bool = False) -> Row:
+        """The padded row, its labels of equal weight unless `square_averaging`.
+
+        Raises ValueError where tokens, pictures or targets do not fit.
+        """
         s = self.shape
         for given, most, what in (
             (len(self.tokens), s.length, "tokens"),
@@ -102,11 +105,14 @@ class RowBuilder:
         slots, places = zip(*self.targets, strict=True) if self.targets else ((), ())
         block = np.asarray(self.block, np.int32)
         context = np.where(block > 0, self.prefix - 1, self.position)
+        labels = np.asarray(self.labels, np.int32)
+        weights = square_averaged(labels, block) if square_averaging else labels >= 0
         pixels = np.zeros((s.images, s.image_size, s.image_size, 3), np.uint8)
         pixels[: len(self.pixels)] = self.pixels or pixels[:0]
         return {
             "tokens": _pad(self.tokens, s.length, self.ids.pad),
-            "labels": _pad(self.labels, s.length, IGNORE),
+            "labels": _pad(labels, s.length, IGNORE),
+            "weights": _pad(weights, s.length, 0.0),
             "position": _pad(self.position, s.length, 0),
             "block": _pad(block, s.length, 0),
             "context": _pad(context, s.length, 0),
@@ -136,8 +142,20 @@ class RowBuilder:
         self.next_position += count
 
 
+def square_averaged(labels: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Weight 1/sqrt(n) of every label, n being the labels of its block; 0 where there is none.
+
+    InternVL's square averaging (arXiv 2412.05271): a mean over tokens would hardly teach a short
+    answer that shares its row with a map of a maze, a mean over answers hardly the map.
+    """
+    learnt = labels >= 0
+    lengths = np.bincount(block[learnt], minlength=block.max(initial=0) + 1)
+    return learnt / np.sqrt(np.maximum(lengths[block], 1), dtype=np.float32)
+
+
 def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarray:
-    out = np.full(length, fill, bool if isinstance(fill, bool) else np.int32)
+    kinds = {bool: bool, int: np.int32, float: np.float32}
+    out = np.full(length, fill, kinds[type(fill)])
     out[: len(values)] = values
     return out
 
@@ -197,7 +215,7 @@ def question_row(
         asked, said = tokenizer.encode(question + tail), tokenizer.encode(answer + "<|im_end|>")
         if len(asked) + len(said) <= builder.room():
             builder.question().text(question + tail).text(answer + "<|im_end|>", learn=True)
-    return builder.finish()
+    return builder.finish(square_averaging=True)
 
 
 def caption_row(caption: str, pixels: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:

@@ -21,14 +21,15 @@ class ViTLayer(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("embed",))
+        scale = nn.initializers.constant(c.initializer_factor)
+        scale = nn.with_logical_partitioning(scale, ("embed",))
         self.norm1 = layer_norm(c.layer_norm_eps, self.dtype)
         self.norm2 = layer_norm(c.layer_norm_eps, self.dtype)
         self.qkv = dense(3 * c.hidden_size, ("embed", "heads"), bias=True, dtype=self.dtype)
         self.proj = dense(c.hidden_size, ("heads", "embed"), bias=True, dtype=self.dtype)
         self.mlp = MLP(c.mlp_size, c.hidden_size, self.dtype)
-        self.ls1 = self.param("ls1", ones, (c.hidden_size,))
-        self.ls2 = self.param("ls2", ones, (c.hidden_size,))
+        self.ls1 = self.param("ls1", scale, (c.hidden_size,))
+        self.ls2 = self.param("ls2", scale, (c.hidden_size,))
 
     def __call__(self, x: Float[Array, "B T D"], _: None = None) -> tuple[Array, None]:
         b, t, d = x.shape

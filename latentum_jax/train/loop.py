@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -45,10 +46,20 @@ def train(config: ConfigDict, workdir: Path) -> Path:
 
 
 def starting_model(config: ConfigDict) -> ModelFolder:
-    """The model that a stage starts from: a folder, or nothing but a seed."""
-    if config.init_from:
-        return read_folder(config.init_from)
+    """The model that a stage starts from: a folder, or nothing but a seed.
+
+    Raises ValueError where the folder's model is of other sizes than the config's.
+    """
     model = LatentUMConfig.from_dict(config.model.to_dict())
+    if config.init_from:
+        folder = read_folder(config.init_from)
+        given, asked = (flatten_dict(m.to_dict(), sep=".") for m in (folder.config, model))
+        if odd := [key for key in asked if asked[key] != given[key]]:
+            raise ValueError(
+                f"model.{odd[0]} is {given[odd[0]]} in {config.init_from}, "
+                f"{asked[odd[0]]} in the config"
+            )
+        return folder
     if config.tokenizer == "frozenlake":
         tokenizer = Tokenizer.train(corpus(), model.language.vocab_size)
     else:

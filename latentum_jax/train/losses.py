@@ -8,23 +8,25 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from latentum_jax.models.quantizer import look_up, squared_distances
 
 
-def masked_mean(values: Shaped[Array, "*b"], mask: Bool[Array, "*b"]) -> Float[Array, ""]:
-    """Mean over the places that count; 0 where none does."""
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
+def weighted_mean(values: Shaped[Array, "*b"], weights: Shaped[Array, "*b"]) -> Float[Array, ""]:
+    """Mean over the places that count (a mask), or count more or less; 0 where none does."""
+    total = jnp.sum(weights)
+    return jnp.sum(values * weights) / jnp.where(total > 0, total, 1)
 
 
 def text_loss(
-    logits: Float[Array, "B T vocab"], labels: Int[Array, "B T"]
+    logits: Float[Array, "B T vocab"], labels: Int[Array, "B T"], weights: Float[Array, "B T"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Next-token cross-entropy over labels >= 0, and the accuracy of the greedy guess.
+    """Weighted next-token cross-entropy over labels >= 0, and the accuracy of the greedy guess.
 
-    Labels stand at their own token: logits at t are scored against the label at t + 1.
+    Labels and weights stand at their own token: logits at t are scored against the label at t + 1.
     """
     logits, labels = logits[:, :-1], labels[:, 1:]
     mask = labels >= 0
     safe = jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
-    return masked_mean(losses, mask), masked_mean(jnp.argmax(logits, -1) == safe, mask)
+    hits = jnp.argmax(logits, -1) == safe
+    return weighted_mean(losses, weights[:, 1:] * mask), weighted_mean(hits, mask)
 
 
 def code_loss(
@@ -33,17 +35,19 @@ def code_loss(
     """Cross-entropy over the C codes of each visual token that counts, and greedy accuracy."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
     hits = jnp.argmax(logits, -1) == codes
-    return masked_mean(losses.mean(-1), mask), masked_mean(hits.mean(-1), mask)
+    return weighted_mean(losses.mean(-1), mask), weighted_mean(hits.mean(-1), mask)
 
 
 def kl_loss(
     teacher: Float[Array, "B T vocab"],
     student: Float[Array, "B T vocab"],
     labels: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
 ) -> Float[Array, ""]:
     """KL(teacher || student) of the next-token distributions over answer positions (MBAQ)."""
     p, q = jax.nn.log_softmax(teacher[:, :-1]), jax.nn.log_softmax(student[:, :-1])
-    return masked_mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1), labels[:, 1:] >= 0)
+    answers = weights[:, 1:] * (labels[:, 1:] >= 0)
+    return weighted_mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1), answers)
 
 
 def mcq_loss(

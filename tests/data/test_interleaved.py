@@ -70,6 +70,16 @@ def test_questions_that_do_not_fit_are_left_out(small):
     assert said.count(small.tokenizer.ids.im_end) == row["block"].max()
 
 
+def test_square_averaging(small):
+    """By hand: an answer of n tokens and its end weighs (n + 1) / sqrt(n + 1) in all."""
+    row = question_row(picture(), TURNS, small.tokenizer, shape(length=120), system="")
+    for number, (_, answer) in enumerate(TURNS, 1):
+        labels = len(small.tokenizer.encode(answer)) + 1
+        weight = row["weights"][row["block"] == number].sum()
+        assert weight == pytest.approx(labels**0.5)
+    assert not row["weights"][row["labels"] < 0].any()
+
+
 def test_an_image_s_row(small):
     """By hand: `<img>`, the slots and `</img>`, what is learnt, and where the G block starts."""
     ids = small.tokenizer.ids
@@ -80,6 +90,7 @@ def test_an_image_s_row(small):
     assert row["tokens"].tolist() == tokens + [ids.pad] * 4
     learnt = [-100, ids.img, *[-100] * 5, ids.im_end, *[-100] * 4]
     assert row["labels"].tolist() == learnt
+    assert row["weights"].tolist() == [float(label >= 0) for label in learnt]
     assert row["image_index"].tolist() == [-1, -1, 0, 1, 2, 3] + [-1] * 6
     assert (row["target_slot"].tolist(), row["target_position"].tolist()) == ([0], [1])
     assert row["position"][:8].tolist() == row["context"][:8].tolist() == list(range(8))

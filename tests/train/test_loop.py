@@ -18,7 +18,7 @@ from latentum_jax.train.data import make_batches
 from latentum_jax.train.loop import train, train_stage
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
-from tests.models_on_disk import write_random_model
+from tests.models_on_disk import random_model, write_random_model
 
 BUCKETS = {
     "vlm": bucket("questions", 1.0, 2, 256),
@@ -30,6 +30,7 @@ BUCKETS = {
 
 def config_of(link, init_from="", **changes):
     config = stage_config(get_config(), link)
+    config.model.update(random_model().config.to_dict())
     config.data.buckets = (BUCKETS[link],)
     config.steps, config.checkpoint_every, config.init_from = 4, 2, init_from
     for name, value in changes.items():
@@ -130,6 +131,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatc
 def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):
     """Breaks if a link starts from elsewhere than the link before, or finished work is redone."""
     config = get_config()
+    config.model.update(random_model().config.to_dict())
     config.init_from = start
     config.steps, config.checkpoint_every, config.chain = 4, 2, ("mbaq", "mome")
     for name in config.chain:
@@ -140,6 +142,15 @@ def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkey
     assert moved and all(not path.startswith("quantizer/") for path in moved)
     monkeypatch.setattr(loop, "make_step", None)  # whoever trains again fails
     assert train(config, tmp_path) == done
+
+
+def test_a_model_of_other_sizes_is_refused(start, tmp_path):
+    """Breaks if sizes asked for are silently not those that train."""
+    config = config_of("mbaq", start)
+    config.model.quantizer.codebook_size = 16
+    with pytest.raises(ValueError, match="codebook_size is 8 in .*, 16 in the config"):
+        train_stage(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_mome_starts_from_the_understanding_branch(start):

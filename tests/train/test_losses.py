@@ -8,10 +8,10 @@ import torch
 from latentum_jax.train.losses import (
     code_loss,
     kl_loss,
-    masked_mean,
     mcq_loss,
     reconstruction_loss,
     text_loss,
+    weighted_mean,
 )
 from tests import published
 
@@ -32,15 +32,19 @@ def test_mcq_loss_equals_the_public_code():
 
 
 def test_text_loss_equals_torch():
-    """Labels stand at their own token: an unshifted loss would reward copying."""
+    """Labels and weights stand at their own token: an unshifted loss would reward copying."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((2, 5, 7)).astype(np.float32)
     labels = np.array([[-100, 3, 2, -100, 6], [1, -100, -100, 0, -100]])
-    expected = torch.nn.functional.cross_entropy(
-        torch.tensor(logits[:, :-1].reshape(-1, 7)), torch.tensor(labels[:, 1:].reshape(-1))
+    weights = rng.uniform(0.1, 2, (2, 5)).astype(np.float32)
+    each = torch.nn.functional.cross_entropy(
+        torch.tensor(logits[:, :-1].reshape(-1, 7)),
+        torch.tensor(labels[:, 1:].reshape(-1)),
+        reduction="none",
     )
-    loss, accuracy = text_loss(jnp.asarray(logits), jnp.asarray(labels))
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    counts = (weights * (labels >= 0))[:, 1:].reshape(-1)
+    loss, accuracy = text_loss(*map(jnp.asarray, (logits, labels, weights)))
+    np.testing.assert_allclose(loss, (each.numpy() * counts).sum() / counts.sum(), rtol=1e-6)
     guesses = logits[:, :-1].argmax(-1)
     counted = labels[:, 1:] >= 0
     np.testing.assert_allclose(accuracy, (guesses == labels[:, 1:])[counted].mean(), rtol=1e-6)
@@ -49,9 +53,9 @@ def test_text_loss_equals_torch():
 def test_text_loss_by_hand():
     """Uniform logits cost log V; a row without labels must not count, nor divide by zero."""
     labels = jnp.array([[-100, 1, 0], [-100, -100, -100]])
-    loss, _ = text_loss(jnp.zeros((2, 3, 4)), labels)
+    loss, _ = text_loss(jnp.zeros((2, 3, 4)), labels, jnp.ones((2, 3)))
     assert loss == pytest.approx(np.log(4))
-    none, accuracy = text_loss(jnp.zeros((1, 3, 4)), labels[1:])
+    none, accuracy = text_loss(jnp.zeros((1, 3, 4)), labels[1:], jnp.ones((1, 3)))
     assert (none, accuracy) == (0, 0)
 
 
@@ -77,9 +81,19 @@ def test_kl_loss_equals_torch():
         reduction="batchmean",
         log_target=True,
     )
-    got = kl_loss(*map(jnp.asarray, (teacher, student, labels)))
+    weights = np.array([[9, 9, 1, 1]], np.float32)
+    got = kl_loss(*map(jnp.asarray, (teacher, student, labels, weights)))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert kl_loss(*map(jnp.asarray, (teacher, teacher, labels))) == 0
+    assert kl_loss(*map(jnp.asarray, (teacher, teacher, labels, weights))) == 0
+    weights[0, 3] = 0  # leaves the first answer token alone
+    alone = kl_loss(*map(jnp.asarray, (teacher, student, labels, weights)))
+    first = torch.nn.functional.kl_div(
+        torch.tensor(student[0, 1]).log_softmax(-1),
+        torch.tensor(teacher[0, 1]).log_softmax(-1),
+        reduction="sum",
+        log_target=True,
+    )
+    np.testing.assert_allclose(alone, first, rtol=1e-5)
 
 
 def test_reconstruction_loss():
@@ -90,6 +104,6 @@ def test_reconstruction_loss():
     assert reconstruction_loss("mse", target, 2 * target) == pytest.approx((9 + 4) / 4)
 
 
-def test_masked_mean_of_nothing():
+def test_weighted_mean_of_nothing():
     """A batch without a single counted place gives 0, not NaN."""
-    assert masked_mean(jnp.ones(3), jnp.zeros(3, bool)) == 0
+    assert weighted_mean(jnp.ones(3), jnp.zeros(3, bool)) == 0

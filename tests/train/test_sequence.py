@@ -89,7 +89,7 @@ def test_language_step_equals_the_public_code(batch, ran):
         logits, batch["valid"], unpadded(golden["logits"], mask), strict=True
     ):
         np.testing.assert_allclose(row[valid], expected, atol=2e-4)
-    loss, _ = text_loss(logits, jnp.asarray(batch["labels"]))
+    loss, _ = text_loss(logits, *(jnp.asarray(batch[name]) for name in ("labels", "weights")))
     np.testing.assert_allclose(loss, golden["loss"], rtol=1e-5)
 
 

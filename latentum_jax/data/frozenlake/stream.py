@@ -24,7 +24,7 @@ from latentum_jax.tokenizer import Tokenizer
 
 # Questions that supervise planning, most of them in every cell at once, and how often each is
 # asked; all others fill the rest of a row.
-PLANNING = {"moves": 0.5, "next": 0.8, "distances": 0.3, "map": 0.3}
+PLANNING = {"moves": 0.5, "next": 0.8, "distances": 0.3, "map": 0.4}
 PLAIN = tuple(kind for kind in questions.KINDS if kind not in PLANNING)
 
 

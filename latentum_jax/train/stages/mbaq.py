@@ -32,7 +32,7 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         student = answer_logits(model, params, batch, made)
         if objective == "kl":
             teacher = jax.lax.stop_gradient(answer_logits(model, params, batch, target))
-            aligned = kl_loss(teacher, student, batch["labels"])
+            aligned = kl_loss(teacher, student, batch["labels"], batch["weights"])
         else:
             aligned = reconstruction_loss(objective, target, made)
         mcq = mcq_loss(
@@ -42,7 +42,7 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
             commitment=q.commitment,
             entropy=q.entropy,
         )
-        answer, accuracy = text_loss(student, batch["labels"])
+        answer, accuracy = text_loss(student, batch["labels"], batch["weights"])
         metrics: Metrics = {"aligned": aligned, "answer": answer, "accuracy": accuracy}
         metrics |= {f"mcq_{name}": value for name, value in mcq.items()}
         return aligned + mcq["total"], (metrics, (quantized.z, quantized.codes))

@@ -47,7 +47,7 @@ def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         total, metrics = jnp.zeros(()), {}
         if part != "vision":
             logits = apply(model, params, "text_logits", hidden["und"])
-            text, metrics["accuracy"] = text_loss(logits, batch["labels"])
+            text, metrics["accuracy"] = text_loss(logits, batch["labels"], batch["weights"])
             metrics["text"] = text
             total += text
         if codes is not None:

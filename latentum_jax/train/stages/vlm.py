@@ -32,7 +32,7 @@ def vlm_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         pictures = read_pictures(model, params, batch, quantize=False)
         shown = shown_pictures(model, params, batch, pictures, None)
         logits = answer_logits(model, params, batch, shown)
-        value, accuracy = text_loss(logits, batch["labels"])
+        value, accuracy = text_loss(logits, batch["labels"], batch["weights"])
         metrics: Metrics = {"accuracy": accuracy}
         return value, (metrics, ())
 

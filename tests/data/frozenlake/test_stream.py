@@ -73,9 +73,9 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
     maze = Maze.parse(6, ["SGFFFF", "FFFFHH", *["HHHHHH"] * 4])
     monkeypatch.setattr(Mazes, "draw", lambda self, rng, steps=None: maze)
     rng = np.random.default_rng(0)
-    made = MazeRows(tokenizer, 112, 16, "")
-    made.questions(rng, 160, as_codes=True)
-    made.fine(rng, 128, (1, 4))
+    made = MazeRows(tokenizer, 96, 36, "")
+    made.questions(rng, 180, as_codes=True)
+    made.fine(rng, 220, (1, 4))
     long = {"captions": made.caption, "coarse": made.coarse}
     for bucket in stage_config(get_config(), "sft").data.buckets:
         if bucket["kind"] in long:
@@ -84,19 +84,19 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
 
 
 def test_longest_walk_fits_its_row(tokenizer, monkeypatch):
-    """Breaks if 11 steps, the most that level 6 takes, do not fit: 40 + 11 x 19 + 4 tokens."""
+    """Breaks if 11 steps, the most that level 6 takes, do not fit: 60 + 11 x 39 + 4 tokens."""
     maze = Maze.parse(6, ["SHFFFH", "FHFHFH", "FHFHFH", "FHFHGH", "FFFHHH", "HHHHHH"])
     assert len(shortest_path(maze)) > 11  # longer than the published levels: it must be refused
     monkeypatch.setattr(Mazes, "draw", lambda self, rng, steps=None: maze)
-    made = MazeRows(tokenizer, 112, 16, "")
+    made = MazeRows(tokenizer, 96, 36, "")
     with pytest.raises(ValueError, match="at most"):
-        made.fine(np.random.default_rng(0), 256, (8, 11))
+        made.fine(np.random.default_rng(0), 496, (8, 11))
 
 
 def test_questions_share_a_row_and_only_answers_are_learnt(tokenizer):
     """Breaks if labels cover a question, or blocks of a row are not numbered apart."""
     rng = np.random.default_rng(0)
-    row = MazeRows(tokenizer, 112, 16, "").questions(rng, 160, as_codes=False)
+    row = MazeRows(tokenizer, 96, 36, "").questions(rng, 180, as_codes=False)
     learnt = row["labels"] != IGNORE
     assert learnt.any() and not learnt[row["block"] == 0].any()
     ends = row["tokens"][learnt] == tokenizer.ids.im_end
