@@ -24,26 +24,26 @@ def get_config() -> ConfigDict:
         },
         "mbaq": {
             "stage": "mbaq",
-            "steps": 600,
+            "steps": 400,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
             "data": {"buckets": (bucket("questions", 1.0, 32, 180),)},
         },
         "mome": {
             "stage": "mome",
-            "steps": 150,
+            "steps": 120,
             "optimizer": {"learning_rate": 2e-3, "warmup": 50},
             "data": {"buckets": (bucket("captions", 1.0, 48, 160),)},
         },
         "sft": {
             "stage": "sft",
-            "steps": 1800,
+            "steps": 1500,
             "code_noise": 0.05,
             "stale_tokens": 0.3,
             "optimizer": {"learning_rate": 1e-3, "warmup": 100},
             "data": {
                 "buckets": (
                     bucket("code_questions", 0.25, 40, 180),
-                    bucket("fine", 0.42, 32, 220, (1, 4)),
+                    bucket("fine", 0.42, 32, 224, (1, 4)),
                     bucket("fine", 0.20, 20, 340, (5, 7)),
                     bucket("fine", 0.03, 12, 496, (8, 11)),
                     bucket("coarse", 0.05, 20, 296),

@@ -105,9 +105,9 @@ class QuantizerConfig:
 
     @classmethod
     def tiny(cls) -> "QuantizerConfig":
-        """Two codebooks of 128 codes."""
+        """Two codebooks of 64 codes."""
         return cls(
-            num_codebooks=2, codebook_size=128, embedding_dim=32, mlp_ratio=1, usage_decay=0.9
+            num_codebooks=2, codebook_size=64, embedding_dim=32, mlp_ratio=1, usage_decay=0.9
         )
 
 

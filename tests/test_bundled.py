@@ -60,13 +60,13 @@ def test_32_mazes_in_one_call_are_what_each_gives_alone(model, mazes):
 def test_it_solves_mazes_it_never_saw(model, mazes):
     """Breaks if the checkpoint and the code drift apart.
 
-    It solves 52% of 400 held-out mazes (metrics.json); of 32, a third is two deviations below.
+    It solves 72% of 400 held-out mazes (metrics.json); of 32, 0.55 is two deviations below.
     """
     plans = model.plan([draw(start_state(maze)) for maze in mazes], max_steps=12)
     solved = [
         simulate(maze, read_moves(plan, "fine")) for maze, plan in zip(mazes, plans, strict=True)
     ]
-    assert np.mean(solved) >= 1 / 3
+    assert np.mean(solved) >= 0.55
 
 
 def test_it_reads_pictures_and_its_own_codes(model, mazes):
@@ -81,4 +81,4 @@ def test_it_reads_pictures_and_its_own_codes(model, mazes):
         model.answer(pictures, asked, features="quantized", max_new_tokens=16),
         model.describe(codes, asked, max_new_tokens=16),
     ):
-        assert np.mean([a == b for a, b in zip(told, truth, strict=True)]) >= 0.8
+        assert np.mean([a == b for a, b in zip(told, truth, strict=True)]) >= 0.9

@@ -75,7 +75,6 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
     rng = np.random.default_rng(0)
     made = MazeRows(tokenizer, 96, 36, "")
     made.questions(rng, 180, as_codes=True)
-    made.fine(rng, 220, (1, 4))
     long = {"captions": made.caption, "coarse": made.coarse}
     for bucket in stage_config(get_config(), "sft").data.buckets:
         if bucket["kind"] in long:
@@ -83,10 +82,20 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
             assert row["target_valid"].all()
 
 
-def test_longest_walk_fits_its_row(tokenizer, monkeypatch):
-    """Breaks if 11 steps, the most that level 6 takes, do not fit: 60 + 11 x 39 + 4 tokens."""
+def test_the_longest_walks_fit_their_rows(tokenizer):
+    """Breaks if a walk of a bucket's most steps, n, does not fit: 66 + 39 n tokens."""
+    made = MazeRows(tokenizer, 96, 36, "")
+    for bucket in stage_config(get_config(), "sft").data.buckets:
+        if bucket["kind"] == "fine":
+            most = bucket["steps"][1]
+            row = made.fine(np.random.default_rng(0), bucket["length"], (most, most))
+            assert row["valid"].sum() == 66 + 39 * most
+
+
+def test_a_walk_that_is_too_long_is_refused(tokenizer, monkeypatch):
+    """Breaks if a row is cut: half a plan would be learnt."""
     maze = Maze.parse(6, ["SHFFFH", "FHFHFH", "FHFHFH", "FHFHGH", "FFFHHH", "HHHHHH"])
-    assert len(shortest_path(maze)) > 11  # longer than the published levels: it must be refused
+    assert len(shortest_path(maze)) > 11
     monkeypatch.setattr(Mazes, "draw", lambda self, rng, steps=None: maze)
     made = MazeRows(tokenizer, 96, 36, "")
     with pytest.raises(ValueError, match="at most"):
