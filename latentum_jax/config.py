@@ -20,6 +20,7 @@ class VisionConfig:
     mlp_size: int = 4096
     layer_norm_eps: float = 1e-6
     shuffle: int = 2
+    canvas: int | None = None  # see `images.square`; None is the published squeeze
     initializer_factor: float = 1.0  # what LayerScale starts from
 
     @property

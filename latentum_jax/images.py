@@ -1,7 +1,8 @@
 """Pixels: any picture to RGB, RGB to the vision encoder's input, and back.
 
 Both public paths squeeze the picture to a square, without cropping: image question answering with
-PIL's bicubic filter, the planner, the world model and training with PIL's bilinear one.
+PIL's bicubic filter, the planner, the world model and training with PIL's bilinear one. A model may
+lay pictures on a canvas instead, so that what is drawn at one scale is seen at one scale.
 """
 
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+
+from latentum_jax.config import VisionConfig
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -50,13 +53,20 @@ def load_image(image: ImageLike) -> Image.Image:
 
 
 def square(
-    image: ImageLike, size: int, *, resample: Literal["bilinear", "bicubic"] = "bilinear"
+    image: ImageLike,
+    size: int,
+    *,
+    canvas: int | None = None,
+    resample: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> np.ndarray:
-    """Squeezes a picture into a square, as uint8 [size, size, 3].
+    """Brings a picture to a square, as uint8 [size, size, 3].
 
     Args:
       image: whatever `load_image` takes.
       size: side of the square in pixels.
+      canvas: None squeezes the picture until it fills the square. A number lays it, its proportions
+        kept, into the top left corner of a black square of so many pixels a side, which is then
+        shrunk to `size`; a picture larger than that is shrunk to fit.
       resample: PIL's filter, which averages when it shrinks: "bicubic" to answer questions,
         "bilinear" for everything else (the public code differs in this).
 
@@ -68,7 +78,24 @@ def square(
         raise ValueError(f"resample is {resample!r}, expected 'bilinear' or 'bicubic'")
     if size < 1:
         raise ValueError(f"size is {size}, expected at least 1 pixel")
-    return np.asarray(load_image(image).resize((size, size), filters[resample]))
+    loaded = load_image(image)
+    if canvas is None:
+        return np.asarray(loaded.resize((size, size), filters[resample]))
+    scale = size / max(canvas, *loaded.size)
+    shape = tuple(max(1, round(side * scale)) for side in loaded.size)
+    laid = Image.new("RGB", (size, size))
+    laid.paste(loaded.resize(shape, filters[resample]))
+    return np.asarray(laid)
+
+
+def see(
+    image: ImageLike,
+    vision: VisionConfig,
+    *,
+    resample: Literal["bilinear", "bicubic"] = "bilinear",
+) -> np.ndarray:
+    """`square` as a model's vision encoder wants it, before `normalise`: uint8 [P, P, 3]."""
+    return square(image, vision.image_size, canvas=vision.canvas, resample=resample)
 
 
 def normalise(pixels: Any) -> Any:

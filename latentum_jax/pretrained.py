@@ -14,7 +14,7 @@ import numpy as np
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling
-from latentum_jax.images import ImageLike, normalise, square
+from latentum_jax.images import ImageLike, normalise, see
 from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
 from latentum_jax.tokenizer import user_turn
@@ -238,8 +238,8 @@ class LatentUM:
         many = images if isinstance(images, list | tuple) else [images]
         if not many:
             raise ValueError("no images, expected at least one")
-        side = self.config.vision.image_size
-        return jnp.asarray(np.stack([square(i, side, resample=resample) for i in many]))
+        vision = self.config.vision
+        return jnp.asarray(np.stack([see(i, vision, resample=resample) for i in many]))
 
     def _text(self, rows: Rows, index: int) -> str:
         said = rows.tokens[index, : rows.count[index]].tolist()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentum_jax.images import MAX_PIXELS, denormalise, load_image, preprocess
+from latentum_jax.images import MAX_PIXELS, denormalise, load_image, preprocess, square
 
 GOLDEN = Path(__file__).parent / "golden/preprocess"
 RED = (200, 30, 10)
@@ -40,6 +40,23 @@ def test_denormalise_inverts_preprocess():
 def test_denormalise_clips():
     pixels = np.array([[-100.0] * 3, [100.0] * 3], np.float32)
     np.testing.assert_array_equal(denormalise(pixels), [[0] * 3, [255] * 3])
+
+
+def test_a_canvas_keeps_the_scale():
+    """Breaks if a small picture is stretched, or a large one cut off."""
+    cells = np.zeros((128, 192, 3), np.uint8)
+    cells[64:, 128:] = RED  # the third cell of the second row, 64 pixels each
+    seen = square(cells, 24, canvas=384)  # 4 pixels a cell
+    expected = np.zeros((24, 24, 3), np.uint8)
+    expected[4:8, 8:12] = RED
+    inner = np.s_[5:7, 9:11]  # the filter blends the borders
+    np.testing.assert_array_equal(seen[inner], expected[inner])
+    np.testing.assert_array_equal(seen[8:], 0)
+    np.testing.assert_array_equal(seen[:, 12:], 0)
+    # A picture of the canvas's size, and a square larger one, fill it as without a canvas.
+    full = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    for canvas in (48, 32):
+        np.testing.assert_array_equal(square(full, 24, canvas=canvas), square(full, 24))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from latentum_jax.images import square
+from latentum_jax.config import VisionConfig
+from latentum_jax.images import see
 from latentum_jax.tokenizer import Tokenizer, user_turn
 
 IGNORE = -100
@@ -24,13 +25,12 @@ Row = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """Sizes of a row: T tokens, J pictures of which at most `targets` are drawn, L slots each."""
+    """Sizes of a row: T tokens, J pictures seen by `vision`, at most `targets` of them drawn."""
 
     length: int
     images: int
     targets: int
-    num_tokens: int
-    image_size: int
+    vision: VisionConfig
 
 
 class RowBuilder:
@@ -67,7 +67,7 @@ class RowBuilder:
         if target:
             self.targets.append((slot, self.next_position))
         self._add([self.ids.img], learn=learn)
-        first, count = slot * self.shape.num_tokens, self.shape.num_tokens
+        first, count = slot * self.shape.vision.num_tokens, self.shape.vision.num_tokens
         self._add([self.ids.img_context] * count, index=range(first, first + count))
         self._add([self.ids.img_end])
         return self
@@ -107,7 +107,8 @@ class RowBuilder:
         context = np.where(block > 0, self.prefix - 1, self.position)
         labels = np.asarray(self.labels, np.int32)
         weights = square_averaged(labels, block) if square_averaging else labels >= 0
-        pixels = np.zeros((s.images, s.image_size, s.image_size, 3), np.uint8)
+        side = s.vision.image_size
+        pixels = np.zeros((s.images, side, side, 3), np.uint8)
         pixels[: len(self.pixels)] = self.pixels or pixels[:0]
         return {
             "tokens": _pad(self.tokens, s.length, self.ids.pad),
@@ -187,13 +188,13 @@ def interleaved_row(
         if part["type"] == "text":
             builder.text(part["text"])
         else:
-            builder.image(square(draw(part["image"]), shape.image_size), as_codes=False)
+            builder.image(see(draw(part["image"]), shape.vision), as_codes=False)
     builder.text(tail)
     for part in assistant["content"]:
         if part["type"] == "text":
             builder.text(part["text"], learn=True)
         else:
-            pixels = square(draw(part["image"]), shape.image_size)
+            pixels = see(draw(part["image"]), shape.vision)
             builder.image(pixels, as_codes=True, target=True, learn=True)
     return builder.text("<|im_end|>", learn=True).finish()
 

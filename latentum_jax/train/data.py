@@ -24,8 +24,7 @@ def make_batches(
     data = config.data
     if data.source == "frozenlake":
         mazes = Mazes(tuple(data.levels), tuple(data.weights), data.harder)
-        vision = model.vision
-        rows = MazeRows(tokenizer, vision.image_size, vision.num_tokens, chat.system, mazes)
+        rows = MazeRows(tokenizer, model.vision, chat.system, mazes)
         buckets = [_bucket(rows, **bucket) for bucket in data.buckets]
         return functools.partial(batch_of, buckets, config.seed)
     if data.source == "jsonl":
@@ -51,11 +50,11 @@ def _bucket(
 def _jsonl_batches(
     config: ConfigDict, model: LatentUMConfig, chat: ChatConfig, tokenizer: Tokenizer
 ) -> Callable[[int], Row]:
-    data, vision = config.data, model.vision
+    data = config.data
     samples = list(read_jsonl(data.path))
     if not samples:
         raise ValueError(f"{data.path}: no samples")
-    shape = RowShape(data.length, data.images, data.targets, vision.num_tokens, vision.image_size)
+    shape = RowShape(data.length, data.images, data.targets, model.vision)
 
     def row(sample: dict) -> Row:
         try:

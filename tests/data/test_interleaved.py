@@ -25,7 +25,7 @@ TURNS = [("left?", "up"), ("move right or down?", "right"), ("Done?", "down!")]
 
 
 def shape(length=80, images=1, targets=1):
-    return RowShape(length, images, targets, num_tokens=LENGTH, image_size=28)
+    return RowShape(length, images, targets, SMALL.vision)
 
 
 def picture(seed=0):

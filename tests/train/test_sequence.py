@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latentum_jax.config import ChatConfig
+from latentum_jax.config import ChatConfig, VisionConfig
 from latentum_jax.convert.latentum import export_params
 from latentum_jax.data.interleaved import RowShape, interleaved_row, read_jsonl, stack
 from latentum_jax.images import normalise
@@ -26,7 +26,7 @@ def published_batch():
     """Our rows of the reference's training sample: right-padded, where it pads left."""
     samples = list(read_jsonl(GOLDEN / "training/sample.jsonl"))
     tokenizer = Tokenizer.from_folder(GOLDEN / "tiny")
-    shape = RowShape(length=106, images=3, targets=2, num_tokens=16, image_size=112)
+    shape = RowShape(length=106, images=3, targets=2, vision=VisionConfig(image_size=112))
     draw = {"system": ChatConfig().system, "draw": lambda path: path}
     return stack([interleaved_row(sample, tokenizer, shape, **draw) for sample in samples])
 
@@ -159,9 +159,7 @@ def small_batch(small):
             {"content": [words("R"), picture(), words("left"), picture(), words("Done!")]},
         ]
     }
-    shape = RowShape(
-        length=96, images=3, targets=2, num_tokens=SMALL.vision.num_tokens, image_size=28
-    )
+    shape = RowShape(length=96, images=3, targets=2, vision=SMALL.vision)
     row = interleaved_row(sample, small.tokenizer, shape, system="", draw=lambda pixels: pixels)
     return stack([row])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from latentum_jax.config import VisionConfig
 from latentum_jax.data.frozenlake import questions, samples
 from latentum_jax.data.frozenlake.frames import State, advance, draw, start_state
 from latentum_jax.data.frozenlake.mazes import MOVES, Maze, sample_maze, shortest_path, step
@@ -19,7 +20,7 @@ from latentum_jax.data.interleaved import (
     question_row,
     stack,
 )
-from latentum_jax.images import square
+from latentum_jax.images import see
 from latentum_jax.tokenizer import Tokenizer
 
 # Questions that supervise planning, most of them in every cell at once, and how often each is
@@ -80,17 +81,16 @@ def question_turns(rng: np.random.Generator, state: State) -> list[tuple[str, st
 
 @dataclasses.dataclass(frozen=True)
 class MazeRows:
-    """Makes rows of every kind for one tokenizer and one picture size."""
+    """Makes rows of every kind for one tokenizer and one vision encoder."""
 
     tokenizer: Tokenizer
-    image_size: int
-    num_tokens: int
+    vision: VisionConfig
     system: str
     mazes: Mazes = Mazes()
 
     def shape(self, length: int, images: int, targets: int) -> RowShape:
         """Sizes of a row of this model."""
-        return RowShape(length, images, targets, self.num_tokens, self.image_size)
+        return RowShape(length, images, targets, self.vision)
 
     def questions(self, rng: np.random.Generator, length: int, as_codes: bool) -> Row:
         """One picture with as many questions as fit; `as_codes`: shown as its codes."""
@@ -98,7 +98,7 @@ class MazeRows:
         # Questions come with either filter: `answer` shrinks by bicubic, everything else bilinear.
         resample = "bicubic" if rng.random() < 0.5 else "bilinear"
         return question_row(
-            square(draw(state), self.image_size, resample=resample),
+            see(draw(state), self.vision, resample=resample),
             question_turns(rng, state),
             self.tokenizer,
             self.shape(length, 1, 0),
@@ -109,7 +109,7 @@ class MazeRows:
     def caption(self, rng: np.random.Generator, length: int) -> Row:
         """A caption and the picture it describes."""
         state = random_state(rng, self.mazes.draw(rng))
-        pixels = square(draw(state), self.image_size)
+        pixels = see(draw(state), self.vision)
         shape = self.shape(length, 1, 1)
         return caption_row(questions.caption(state), pixels, self.tokenizer, shape)
 

@@ -4,6 +4,7 @@ import chex
 import numpy as np
 import pytest
 
+from latentum_jax.config import VisionConfig
 from latentum_jax.configs.frozenlake_tiny import get_config
 from latentum_jax.data.frozenlake import stream
 from latentum_jax.data.frozenlake.frames import states
@@ -73,7 +74,7 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
     maze = Maze.parse(6, ["SGFFFF", "FFFFHH", *["HHHHHH"] * 4])
     monkeypatch.setattr(Mazes, "draw", lambda self, rng, steps=None: maze)
     rng = np.random.default_rng(0)
-    made = MazeRows(tokenizer, 96, 36, "")
+    made = MazeRows(tokenizer, VisionConfig.tiny(), "")
     made.questions(rng, 180, as_codes=True)
     long = {"captions": made.caption, "coarse": made.coarse}
     for bucket in stage_config(get_config(), "sft").data.buckets:
@@ -84,7 +85,7 @@ def test_the_fullest_maze_fits_every_row_of_the_recipe(tokenizer, monkeypatch):
 
 def test_the_longest_walks_fit_their_rows(tokenizer):
     """Breaks if a walk of a bucket's most steps, n, does not fit: 66 + 39 n tokens."""
-    made = MazeRows(tokenizer, 96, 36, "")
+    made = MazeRows(tokenizer, VisionConfig.tiny(), "")
     for bucket in stage_config(get_config(), "sft").data.buckets:
         if bucket["kind"] == "fine":
             most = bucket["steps"][1]
@@ -97,7 +98,7 @@ def test_a_walk_that_is_too_long_is_refused(tokenizer, monkeypatch):
     maze = Maze.parse(6, ["SHFFFH", "FHFHFH", "FHFHFH", "FHFHGH", "FFFHHH", "HHHHHH"])
     assert len(shortest_path(maze)) > 11
     monkeypatch.setattr(Mazes, "draw", lambda self, rng, steps=None: maze)
-    made = MazeRows(tokenizer, 96, 36, "")
+    made = MazeRows(tokenizer, VisionConfig.tiny(), "")
     with pytest.raises(ValueError, match="at most"):
         made.fine(np.random.default_rng(0), 496, (8, 11))
 
@@ -105,7 +106,7 @@ def test_a_walk_that_is_too_long_is_refused(tokenizer, monkeypatch):
 def test_questions_share_a_row_and_only_answers_are_learnt(tokenizer):
     """Breaks if labels cover a question, or blocks of a row are not numbered apart."""
     rng = np.random.default_rng(0)
-    row = MazeRows(tokenizer, 96, 36, "").questions(rng, 180, as_codes=False)
+    row = MazeRows(tokenizer, VisionConfig.tiny(), "").questions(rng, 180, as_codes=False)
     learnt = row["labels"] != IGNORE
     assert learnt.any() and not learnt[row["block"] == 0].any()
     ends = row["tokens"][learnt] == tokenizer.ids.im_end
