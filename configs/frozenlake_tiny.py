@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.links = {
         "vlm": {
             "stage": "vlm",
-            "steps": 2400,
+            "steps": 1800,
             "optimizer": {"learning_rate": 1.5e-3, "weight_decay": 0.3},
             "data": {"buckets": (bucket("questions", 1.0, 32, 180),)},
         },
@@ -36,18 +36,18 @@ def get_config() -> ConfigDict:
         },
         "sft": {
             "stage": "sft",
-            "steps": 1500,
+            "steps": 7500,
             "code_noise": 0.05,
             "stale_tokens": 0.3,
-            "optimizer": {"learning_rate": 1e-3, "warmup": 100},
+            "optimizer": {"learning_rate": 1e-3, "warmup": 200},
             "data": {
                 "buckets": (
-                    bucket("code_questions", 0.25, 40, 180),
-                    bucket("fine", 0.42, 32, 224, (1, 4)),
-                    bucket("fine", 0.20, 20, 340, (5, 7)),
-                    bucket("fine", 0.03, 12, 496, (8, 11)),
-                    bucket("coarse", 0.05, 20, 296),
-                    bucket("captions", 0.05, 48, 160),
+                    bucket("code_questions", 0.25, 24, 180),
+                    bucket("fine", 0.42, 16, 224, (1, 4)),
+                    bucket("fine", 0.20, 10, 340, (5, 7)),
+                    bucket("fine", 0.03, 6, 496, (8, 11)),
+                    bucket("coarse", 0.05, 10, 296),
+                    bucket("captions", 0.05, 24, 160),
                 )
             },
         },

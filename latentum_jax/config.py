@@ -40,7 +40,7 @@ class VisionConfig:
 
     @classmethod
     def tiny(cls) -> "VisionConfig":
-        """96 px pictures as 36 visual tokens, a token a cell of a 6x6 maze."""
+        """96 px of a 384 px canvas as 36 visual tokens: of mazes up to 6x6, a token is a cell."""
         return cls(
             image_size=96,
             patch_size=16,
@@ -49,6 +49,7 @@ class VisionConfig:
             num_heads=4,
             mlp_size=512,
             shuffle=1,
+            canvas=384,
             initializer_factor=0.1,
         )
 

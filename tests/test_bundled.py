@@ -60,13 +60,13 @@ def test_32_mazes_in_one_call_are_what_each_gives_alone(model, mazes):
 def test_it_solves_mazes_it_never_saw(model, mazes):
     """Breaks if the checkpoint and the code drift apart.
 
-    It solves 72% of 400 held-out mazes (metrics.json); of 32, 0.55 is two deviations below.
+    It solves 98.8% of 400 held-out mazes (metrics.json); of 32, 0.9 is more than three missed.
     """
     plans = model.plan([draw(start_state(maze)) for maze in mazes], max_steps=12)
     solved = [
         simulate(maze, read_moves(plan, "fine")) for maze, plan in zip(mazes, plans, strict=True)
     ]
-    assert np.mean(solved) >= 0.55
+    assert np.mean(solved) >= 0.9
 
 
 def test_it_reads_pictures_and_its_own_codes(model, mazes):
