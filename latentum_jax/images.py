@@ -71,13 +71,15 @@ def square(
         "bilinear" for everything else (the public code differs in this).
 
     Raises:
-      ValueError: as `load_image`, or `size` is below 1, or `resample` is neither.
+      ValueError: as `load_image`, or `size` or `canvas` is below 1, or `resample` is neither.
     """
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     if resample not in filters:
         raise ValueError(f"resample is {resample!r}, expected 'bilinear' or 'bicubic'")
     if size < 1:
         raise ValueError(f"size is {size}, expected at least 1 pixel")
+    if canvas is not None and canvas < 1:
+        raise ValueError(f"canvas is {canvas}, expected at least 1 pixel, or None")
     loaded = load_image(image)
     if canvas is None:
         return np.asarray(loaded.resize((size, size), filters[resample]))

@@ -59,6 +59,12 @@ def test_a_canvas_keeps_the_scale():
         np.testing.assert_array_equal(square(full, 24, canvas=canvas), square(full, 24))
 
 
+def test_a_canvas_of_no_size():
+    """Breaks if a canvas of 0 pixels passes for none."""
+    with pytest.raises(ValueError, match="canvas is 0, expected at least 1 pixel"):
+        square(np.zeros((4, 4, 3), np.uint8), 24, canvas=0)
+
+
 @pytest.mark.parametrize(
     "mode, colour, expected",
     [
