@@ -1,5 +1,6 @@
 """The one training loop: every stage runs here and differs only in what `Stage` says."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -48,13 +49,17 @@ def train(config: ConfigDict, workdir: Path) -> Path:
 def starting_model(config: ConfigDict) -> ModelFolder:
     """The model that a stage starts from: a folder, or nothing but a seed.
 
-    Raises ValueError where the folder's model is of other sizes than the config's.
+    Raises ValueError where the folder's model is of other sizes than the config's. `mbaq` makes
+    the quantizer, and may ask for another than the folder's.
     """
     model = LatentUMConfig.from_dict(config.model.to_dict())
     if config.init_from:
         folder = read_folder(config.init_from)
         given, asked = (flatten_dict(m.to_dict(), sep=".") for m in (folder.config, model))
-        if odd := [key for key in asked if asked[key] != given[key]]:
+        odd = [key for key in asked if asked[key] != given[key]]
+        if config.stage == "mbaq" and all(key.startswith("quantizer.") for key in odd):
+            return requantized(folder, model, config.seed)
+        if odd:
             raise ValueError(
                 f"model.{odd[0]} is {given[odd[0]]} in {config.init_from}, "
                 f"{asked[odd[0]]} in the config"
@@ -70,6 +75,18 @@ def starting_model(config: ConfigDict) -> ModelFolder:
         )
     params = init_params(model, jax.random.key(config.seed))
     return ModelFolder(model, ChatConfig(**config.chat.to_dict()), params, tokenizer)
+
+
+def requantized(folder: ModelFolder, model: LatentUMConfig, seed: int) -> ModelFolder:
+    """The folder's model with the quantizer of `model`: what its codes shape starts anew."""
+    if folder.config == model:
+        return folder
+    kept, fresh = (
+        flatten_dict(p, sep="/") for p in (folder.params, init_params(model, jax.random.key(seed)))
+    )
+    fits = {name: x for name, x in kept.items() if name in fresh and x.shape == fresh[name].shape}
+    params = unflatten_dict({**jax.tree.map(np.asarray, fresh), **fits}, sep="/")
+    return dataclasses.replace(folder, config=model, params=params)
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> Path:

@@ -38,6 +38,14 @@ def code_loss(
     return weighted_mean(losses.mean(-1), mask), weighted_mean(hits.mean(-1), mask)
 
 
+def divergence(
+    teacher: Float[Array, "*b vocab"], student: Float[Array, "*b vocab"]
+) -> Float[Array, "*b"]:
+    """KL(teacher || student) of distributions given by their logits, in nats."""
+    p, q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
+    return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+
 def kl_loss(
     teacher: Float[Array, "B T vocab"],
     student: Float[Array, "B T vocab"],
@@ -45,9 +53,8 @@ def kl_loss(
     weights: Float[Array, "B T"],
 ) -> Float[Array, ""]:
     """KL(teacher || student) of the next-token distributions over answer positions (MBAQ)."""
-    p, q = jax.nn.log_softmax(teacher[:, :-1]), jax.nn.log_softmax(student[:, :-1])
     answers = weights[:, 1:] * (labels[:, 1:] >= 0)
-    return weighted_mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1), answers)
+    return weighted_mean(divergence(teacher[:, :-1], student[:, :-1]), answers)
 
 
 def mcq_loss(

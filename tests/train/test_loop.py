@@ -146,11 +146,25 @@ def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkey
 
 def test_a_model_of_other_sizes_is_refused(start, tmp_path):
     """Breaks if sizes asked for are silently not those that train."""
-    config = config_of("mbaq", start)
+    config = config_of("mome", start)
     config.model.quantizer.codebook_size = 16
     with pytest.raises(ValueError, match="codebook_size is 8 in .*, 16 in the config"):
         train_stage(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_mbaq_may_make_another_quantizer(start):
+    """Breaks if other sizes touch what no code shapes, or keep what they shape."""
+    config = config_of("mbaq", start)
+    config.model.quantizer.codebook_size = 16
+    before, after = read_folder(start), loop.starting_model(config)
+    assert after.config.quantizer.codebook_size == 16
+    assert after.params["quantizer"]["codebook"].shape[1] == 16
+    for part in ("vision", "mlp1", "language"):
+        chex.assert_trees_all_equal(after.params[part], before.params[part])
+    config.model.language.num_layers += 1
+    with pytest.raises(ValueError, match=r"model\.language\.num_layers is"):
+        loop.starting_model(config)
 
 
 def test_mome_starts_from_the_understanding_branch(start):

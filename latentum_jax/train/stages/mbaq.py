@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.quantizer import restart_dead_codes, usage_of
+from latentum_jax.models.quantizer import Quantized, restart_dead_codes, usage_of
 from latentum_jax.tokenizer import SpecialIds
 from latentum_jax.train.losses import kl_loss, mcq_loss, reconstruction_loss, text_loss
-from latentum_jax.train.stages.sequence import Batch, apply, read_pictures, shown_pictures
+from latentum_jax.train.stages.sequence import Batch, Pictures, apply, read_pictures, shown_pictures
 from latentum_jax.train.stages.stage import Metrics, Stage
 from latentum_jax.train.stages.vlm import answer_logits
 
@@ -24,11 +24,8 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
         pictures = read_pictures(model, params, batch, quantize=False)
-        b, j = pictures.features.shape[:2]
-        features = jax.lax.stop_gradient(pictures.features)
-        quantized = apply(model, params, "quantize", features.reshape(b * j, *features.shape[2:]))
         target = shown_pictures(model, params, batch, pictures, None)
-        made = apply(model, params, "understand_quantized", quantized.z_q).reshape(target.shape)
+        quantized, made = quantized_pictures(model, params, pictures)
         student = answer_logits(model, params, batch, made)
         if objective == "kl":
             teacher = jax.lax.stop_gradient(answer_logits(model, params, batch, target))
@@ -61,3 +58,14 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
 
     start_usage = jnp.full((q.num_codebooks, q.codebook_size), 1.0 / q.codebook_size)
     return Stage(trainable=r"^quantizer/", loss=loss, extra={"usage": start_usage}, after=after)
+
+
+def quantized_pictures(
+    model: LatentUM, params: Params, pictures: Pictures
+) -> tuple[Quantized, jax.Array]:
+    """What the quantizer makes of the frozen features, and up_proj(z_q) [B J L D] for mlp1's."""
+    b, j = pictures.features.shape[:2]
+    features = jax.lax.stop_gradient(pictures.features)
+    quantized = apply(model, params, "quantize", features.reshape(b * j, *features.shape[2:]))
+    made = apply(model, params, "understand_quantized", quantized.z_q)
+    return quantized, made.reshape(b, j, *made.shape[1:])
