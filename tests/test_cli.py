@@ -70,7 +70,7 @@ BAD = [
     ("answer maze.png where? --checkpoint nowhere", "there is no model at nowhere"),
     ("answer maze.png where? --checkpoint altered", "down_proj/kernel has shape"),
     ("answer maze.png where? --checkpoint foreign", "is not a model of this library"),
-    ("plan maze.png --mode medium -m", "invalid choice: 'medium' (choose from 'fine', 'coarse')"),
+    ("plan maze.png --mode medium -m", "argument --mode: invalid choice: 'medium'"),
     ("plan cut.png -m", "cut.png: damaged or cut short"),
     ("plan maze.png --max-steps 0 -m", "expected at least 1, got 0"),
     ("plan maze.png --max-steps 400 -m", "the context has 512"),
