@@ -5,13 +5,7 @@ A published checkpoint is a folder with `config.json` and `model.safetensors` (k
 layers of a tower, the codebooks and the head's embedding tables on a leading axis.
 """
 
-import dataclasses
-import re
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
-from flax import traverse_util
 
 from latentum_jax.config import (
     HeadConfig,
@@ -20,64 +14,17 @@ from latentum_jax.config import (
     QuantizerConfig,
     VisionConfig,
 )
-from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import Params
-
-State = Mapping[str, np.ndarray]
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """A change of layout and its inverse, on one array (of one layer)."""
-
-    ours: Callable[[np.ndarray], np.ndarray]
-    published: Callable[[np.ndarray], np.ndarray]
-
-
-def _conv_to_patches(weight: np.ndarray) -> np.ndarray:
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
-
-
-def _patches_to_conv(kernel: np.ndarray) -> np.ndarray:
-    side = round((kernel.shape[0] / 3) ** 0.5)
-    return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
-
-
-SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(np.transpose, np.transpose)  # [out, in] <-> [in, out]
-PATCHES = Layout(_conv_to_patches, _patches_to_conv)  # [D, 3, p, p] <-> [p p 3, D]
-LEADING_1 = Layout(lambda x: x[0], lambda x: x[None])
-LEADING_1_1 = Layout(lambda x: x[0, 0], lambda x: x[None, None])
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A published key and the path it goes to; `{}` in the key is an index of our leading axis."""
-
-    key: str
-    path: str
-    layout: Layout = SAME
-
-    def places(self, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None]]:
-        """Every key of the row and where it lies on the leading axis (None: not stacked)."""
-        if "{}" not in self.key:
-            yield self.key, None
-        else:
-            for index in range(shape[0]):
-                yield self.key.format(index), index
-
-
-def _linear(key: str, path: str) -> list[Row]:
-    return [Row(f"{key}.weight", f"{path}/kernel", LINEAR), Row(f"{key}.bias", f"{path}/bias")]
-
-
-def _layer_norm(key: str, path: str) -> list[Row]:
-    return [Row(f"{key}.weight", f"{path}/scale"), Row(f"{key}.bias", f"{path}/bias")]
-
-
-def _mlp(first: str, second: str, path: str) -> list[Row]:
-    return [*_linear(first, f"{path}/fc1"), *_linear(second, f"{path}/fc2")]
+from latentum_jax.convert.table import (
+    LEADING_1,
+    LEADING_1_1,
+    LINEAR,
+    RGB_PATCHES,
+    Row,
+    Table,
+    layer_norm,
+    linear,
+    mlp,
+)
 
 
 def _vision() -> list[Row]:
@@ -86,17 +33,17 @@ def _vision() -> list[Row]:
     return [
         Row(f"{key}.class_embedding", f"{path}/class_embedding", LEADING_1_1),
         Row(f"{key}.position_embedding", f"{path}/position_embedding", LEADING_1),
-        Row(f"{key}.patch_embedding.weight", f"{path}/patch_embedding/kernel", PATCHES),
+        Row(f"{key}.patch_embedding.weight", f"{path}/patch_embedding/kernel", RGB_PATCHES),
         Row(f"{key}.patch_embedding.bias", f"{path}/patch_embedding/bias"),
         Row(f"{layer}.ls1", f"{ours}/ls1"),
         Row(f"{layer}.ls2", f"{ours}/ls2"),
-        *_layer_norm(f"{layer}.norm1", f"{ours}/norm1"),
-        *_layer_norm(f"{layer}.norm2", f"{ours}/norm2"),
-        *_linear(f"{layer}.attn.qkv", f"{ours}/qkv"),
-        *_linear(f"{layer}.attn.proj", f"{ours}/proj"),
-        *_mlp(f"{layer}.mlp.fc1", f"{layer}.mlp.fc2", f"{ours}/mlp"),
-        *_layer_norm("internvl.mlp1.0", "mlp1/norm"),
-        *_mlp("internvl.mlp1.1", "internvl.mlp1.3", "mlp1/mlp"),
+        *layer_norm(f"{layer}.norm1", f"{ours}/norm1"),
+        *layer_norm(f"{layer}.norm2", f"{ours}/norm2"),
+        *linear(f"{layer}.attn.qkv", f"{ours}/qkv"),
+        *linear(f"{layer}.attn.proj", f"{ours}/proj"),
+        *mlp(f"{layer}.mlp.fc1", f"{layer}.mlp.fc2", f"{ours}/mlp"),
+        *layer_norm("internvl.mlp1.0", "mlp1/norm"),
+        *mlp("internvl.mlp1.1", "internvl.mlp1.3", "mlp1/mlp"),
     ]
 
 
@@ -134,10 +81,10 @@ def _language() -> list[Row]:
 
 def _quantizer() -> list[Row]:
     return [
-        *_mlp("quantizer.down_proj.0", "quantizer.down_proj.2", "quantizer/down_proj"),
-        *_mlp("quantizer.up_proj.0", "quantizer.up_proj.2", "quantizer/up_proj"),
+        *mlp("quantizer.down_proj.0", "quantizer.down_proj.2", "quantizer/down_proj"),
+        *mlp("quantizer.up_proj.0", "quantizer.up_proj.2", "quantizer/up_proj"),
         Row("quantizer.quantizer.quantizers.{}.codebook.weight", "quantizer/codebook"),
-        *_mlp("internvl.visual_projector.0", "internvl.visual_projector.2", "visual_projector"),
+        *mlp("internvl.visual_projector.0", "internvl.visual_projector.2", "visual_projector"),
     ]
 
 
@@ -146,83 +93,26 @@ def _head() -> list[Row]:
     return [
         Row(f"{key}.embeddings.{{}}.weight", "head/embeddings"),
         Row(f"{key}.norm.weight", "head/norm/scale"),
-        *_linear(f"{key}.head", "head/head"),
+        *linear(f"{key}.head", "head/head"),
         Row(f"{layer}.norm1.weight", f"{ours}/norm1/scale"),
         Row(f"{layer}.norm2.weight", f"{ours}/norm2/scale"),
         Row(f"{layer}.attn.qkv.weight", f"{ours}/qkv/kernel", LINEAR),
         Row(f"{layer}.attn.q_norm.weight", f"{ours}/q_norm/scale"),
         Row(f"{layer}.attn.k_norm.weight", f"{ours}/k_norm/scale"),
-        *_linear(f"{layer}.attn.proj", f"{ours}/proj"),
-        *_mlp(f"{layer}.mlp.fc1", f"{layer}.mlp.fc2", f"{ours}/mlp"),
+        *linear(f"{layer}.attn.proj", f"{ours}/proj"),
+        *mlp(f"{layer}.mlp.fc1", f"{layer}.mlp.fc2", f"{ours}/mlp"),
     ]
 
 
-ROWS = (*_vision(), *_language(), *_quantizer(), *_head())
-
-# Keys that have no place with us, and why; expressions over whole keys.
-IGNORED = {
-    r"quantizer\.quantizer\.quantizers\.\d+\.ema_usage": (
-        "code usage counted in training: the state of a run, not a parameter of the model"
-    ),
-}
-
-
-def import_params(state: State, config: LatentUMConfig) -> Params:
-    """Nested parameters, in the dtype of the state dict.
-
-    Raises ValueError naming the key where one is unknown, missing or of another shape.
-    """
-    flat = import_flat(state, expected_shapes(config))
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def import_flat(state: State, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The parameters of `shapes` alone, by path: a state dict may hold a part of the model."""
-    _check(state, published_shapes(shapes))
-    flat = {}
-    for row in _rows_of(shapes):
-        parts = [row.layout.ours(state[key]) for key, _ in row.places(shapes[row.path])]
-        flat[row.path] = np.stack(parts) if "{}" in row.key else np.ascontiguousarray(parts[0])
-    return flat
-
-
-def export_params(params: Params) -> dict[str, np.ndarray]:
-    """The published state dict of nested parameters; what is ignored on import is not in it."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    flat = {path: np.asarray(value) for path, value in flat.items()}
-    return {key: np.ascontiguousarray(value) for key, value in _published(flat)}
-
-
-def published_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Every published key with its shape, from those of our parameters; nothing is allocated."""
-    empty = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
-    return {key: value.shape for key, value in _published(empty)}
-
-
-def _published(flat: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    for row in _rows_of(flat):
-        value = flat[row.path]
-        for key, index in row.places(value.shape):
-            yield key, row.layout.published(value if index is None else value[index])
-
-
-def _rows_of(paths: Mapping[str, Any]) -> list[Row]:
-    odd = sorted(set(paths) - {row.path for row in ROWS})
-    if odd:
-        raise ValueError(f"{odd[0]} is no parameter of LatentUM: it has no published key")
-    return [row for row in ROWS if row.path in paths]
-
-
-def _check(state: State, expected: Shapes) -> None:
-    for key in state:
-        if key not in expected and not any(re.fullmatch(odd, key) for odd in IGNORED):
-            raise ValueError(f"the checkpoint has {key}, which is no weight of this model")
-    for key, shape in expected.items():
-        if key not in state:
-            raise ValueError(f"the checkpoint lacks {key}, expected with shape {list(shape)}")
-        if state[key].shape != shape:
-            got = list(state[key].shape)
-            raise ValueError(f"{key} has shape {got}, expected {list(shape)}")
+TABLE = Table(
+    "LatentUM",
+    (*_vision(), *_language(), *_quantizer(), *_head()),
+    ignored={
+        r"quantizer\.quantizer\.quantizers\.\d+\.ema_usage": (
+            "code usage counted in training: the state of a run, not a parameter of the model"
+        ),
+    },
+)
 
 
 def config_from_published(

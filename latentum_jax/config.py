@@ -165,6 +165,39 @@ class LatentUMConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MMDiTConfig:
+    """SD3.5-medium's MMDiT-X, its text replaced by the z_q of an image (section 3.1.4).
+
+    The first `dual_layers` blocks attend over the image alone besides. `references` frames are
+    concatenated to the noisy latents, channel by channel (appendix D).
+    """
+
+    depth: int = 24
+    hidden_size: int = 1536
+    num_heads: int = 24
+    mlp_size: int = 6144
+    patch_size: int = 2
+    latent_channels: int = 16
+    context_dim: int = 256
+    dual_layers: int = 13
+    position_side: int = 384  # patches along a side of the position table
+    references: int = 0
+
+    @classmethod
+    def tiny(cls) -> "MMDiTConfig":
+        """Four blocks of width 128."""
+        return cls(
+            depth=4,
+            hidden_size=128,
+            num_heads=4,
+            mlp_size=384,
+            context_dim=32,
+            dual_layers=2,
+            position_side=32,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class ChatConfig:
     """What a model is spoken to with: the system message and the instructions of its planner."""
 

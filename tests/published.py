@@ -10,7 +10,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.convert.latentum import config_from_published, import_params
+from latentum_jax.convert.latentum import TABLE, config_from_published
+from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import LatentUM, Params
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +32,7 @@ def config() -> LatentUMConfig:
 @functools.cache
 def params() -> Params:
     """Its parameters."""
-    return jax.tree.map(jnp.asarray, import_params(state_dict(), config()))
+    return jax.tree.map(jnp.asarray, TABLE.import_params(state_dict(), expected_shapes(config())))
 
 
 @functools.cache

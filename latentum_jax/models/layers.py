@@ -1,5 +1,6 @@
 """Small layers that every tower shares: dense maps with logical axes, norms, rotary embeddings."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,20 +54,26 @@ def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNor
     )
 
 
+def exact_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """x Phi(x)."""
+    return nn.gelu(x, approximate=False)
+
+
 class MLP(nn.Module):
-    """Linear, exact GELU, Linear: the ViT's, mlp1's, the quantizer's and the head's block."""
+    """Linear, activation, Linear: the ViT's, mlp1's, the quantizer's and the head's block."""
 
     hidden: int
     features: int
     dtype: Dtype = jnp.float32
     out_axis: str = "embed"
+    activation: Callable[[jax.Array], jax.Array] = exact_gelu
 
     def setup(self) -> None:
         self.fc1 = dense(self.hidden, ("embed", "mlp"), bias=True, dtype=self.dtype)
         self.fc2 = dense(self.features, ("mlp", self.out_axis), bias=True, dtype=self.dtype)
 
     def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
-        return self.fc2(nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class SwiGLU(nn.Module):

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.convert.latentum import (
-    ROWS,
-    config_from_published,
-    export_params,
-    import_flat,
-    import_params,
-    published_shapes,
-)
+from latentum_jax.convert.latentum import TABLE, config_from_published
 from latentum_jax.models.folder import expected_shapes
 from tests import published
 from tests.published import GOLDEN
@@ -28,7 +21,7 @@ def published_config() -> dict:
 def test_round_trip_is_bitwise():
     """A transform that is not the inverse of its partner changes what is exported."""
     state = published.state_dict()
-    exported = export_params(import_params(state, published.config()))
+    exported = TABLE.export_params(TABLE.import_params(state, expected_shapes(published.config())))
     left_out = [key for key in state if key not in exported]
     assert left_out == [key for key in state if key.endswith("ema_usage")]
     assert not set(exported) - set(state)
@@ -41,15 +34,15 @@ def test_full_size_checkpoint_fits():
     """Every published tensor of LatentUM-Base has its place and shape, and none is left over."""
     listed = json.loads((GOLDEN / "full_size_keys.json").read_text())["latentum_base"]
     listed = {key: tuple(shape) for key, (shape, _) in listed.items()}
-    expected = published_shapes(expected_shapes(LatentUMConfig()))
+    expected = TABLE.published_shapes(expected_shapes(LatentUMConfig()))
     assert {k: s for k, s in listed.items() if not k.endswith("ema_usage")} == expected
 
 
 def test_table_covers_every_parameter_once():
     """A parameter in two rows would be overwritten, one in none would stay random."""
-    paths = [row.path for row in ROWS]
+    paths = [row.path for row in TABLE.rows]
     assert sorted(paths) == sorted(expected_shapes(LatentUMConfig()))
-    assert len({row.key for row in ROWS}) == len(ROWS)
+    assert len({row.key for row in TABLE.rows}) == len(TABLE.rows)
 
 
 def test_patch_kernel_is_the_convolution():
@@ -73,16 +66,16 @@ def test_patch_kernel_is_the_convolution():
 def test_wrong_keys_are_named(change, message):
     """A checkpoint of another model must not load quietly."""
     with pytest.raises(ValueError, match=message):
-        import_params(change(published.state_dict()), published.config())
+        TABLE.import_params(change(published.state_dict()), expected_shapes(published.config()))
 
 
 def test_part_of_a_model():
     """A base model without the generation branch loads by the same rows."""
     shapes = {p: s for p, s in expected_shapes(published.config()).items() if p.startswith("mlp1")}
     state = {k: v for k, v in published.state_dict().items() if k.startswith("internvl.mlp1")}
-    assert set(import_flat(state, shapes)) == set(shapes)
+    assert set(TABLE.import_flat(state, shapes)) == set(shapes)
     with pytest.raises(ValueError, match="head/unheard_of"):
-        export_params({"head": {"unheard_of": np.zeros(1)}})
+        TABLE.export_params({"head": {"unheard_of": np.zeros(1)}})
 
 
 def test_config():

@@ -14,7 +14,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
     apply_rotary_pos_emb,
 )
 
-from latentum_jax.convert.latentum import import_flat
+from latentum_jax.convert.latentum import TABLE
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.layers import MLP, RMSNorm, rotary_angles, rotate_half, rotate_pairs
@@ -99,7 +99,7 @@ def test_understanding_branch_is_qwen3():
         for path, shape in expected_shapes(dataclasses.replace(SMALL, language=CONFIG)).items()
         if path.startswith("language/") and "/gen/" not in path
     }
-    flat = traverse_util.unflatten_dict(import_flat(state, shapes), sep="/")
+    flat = traverse_util.unflatten_dict(TABLE.import_flat(state, shapes), sep="/")
     params = _with_idle_generation_branch(flat["language"])
     tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (2, 11))
     model = LanguageModel(CONFIG)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.config import ChatConfig, VisionConfig
-from latentum_jax.convert.latentum import export_params
+from latentum_jax.convert.latentum import TABLE
 from latentum_jax.data.interleaved import RowShape, interleaved_row, read_jsonl, stack
 from latentum_jax.images import normalise
 from latentum_jax.models.attention import Placement
@@ -141,7 +141,7 @@ def test_gradients_of_the_vision_step_equal_the_public_code(batch):
         return jax.grad(loss)(params)
 
     grads = gradients(published.params(), jax.tree.map(jnp.asarray, batch))
-    theirs = export_params(grads)
+    theirs = TABLE.export_params(grads)
     for name, expected in golden.items():
         if name.startswith("grad__"):
             got = theirs[name.removeprefix("grad__")]

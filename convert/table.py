@@ -1,0 +1,141 @@
+"""A conversion table: published keys and our parameter paths, one row each, walked both ways."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from latentum_jax.models.latentum import Params
+
+State = Mapping[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A change of layout and its inverse, on one array (of one layer)."""
+
+    ours: Callable[[np.ndarray], np.ndarray]
+    published: Callable[[np.ndarray], np.ndarray]
+
+
+def patches(side_of: Callable[[int], int]) -> Layout:
+    """[D, c, p, p] <-> [p p c, D]; `side_of` gives p of the number of rows."""
+
+    def published(kernel: np.ndarray) -> np.ndarray:
+        side = side_of(kernel.shape[0])
+        return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
+
+    return Layout(lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]), published)
+
+
+SAME = Layout(lambda x: x, lambda x: x)
+LINEAR = Layout(np.transpose, np.transpose)  # [out, in] <-> [in, out]
+RGB_PATCHES = patches(lambda rows: math.isqrt(rows // 3))
+LEADING_1 = Layout(lambda x: x[0], lambda x: x[None])
+LEADING_1_1 = Layout(lambda x: x[0, 0], lambda x: x[None, None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A published key and the path it goes to; `{}` in the key is an index of our leading axis.
+
+    The index of the first is `first`, for layers of which we stack some.
+    """
+
+    key: str
+    path: str
+    layout: Layout = SAME
+    first: int = 0
+
+    def places(self, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None]]:
+        """Every key of the row and where it lies on the leading axis (None: not stacked)."""
+        if "{}" not in self.key:
+            yield self.key, None
+        else:
+            for index in range(shape[0]):
+                yield self.key.format(index + self.first), index
+
+
+def linear(key: str, path: str, first: int = 0) -> list[Row]:
+    """weight and bias of a linear map."""
+    return [
+        Row(f"{key}.weight", f"{path}/kernel", LINEAR, first),
+        Row(f"{key}.bias", f"{path}/bias", SAME, first),
+    ]
+
+
+def layer_norm(key: str, path: str) -> list[Row]:
+    """weight and bias of a norm."""
+    return [Row(f"{key}.weight", f"{path}/scale"), Row(f"{key}.bias", f"{path}/bias")]
+
+
+def mlp(fc1: str, fc2: str, path: str, first: int = 0) -> list[Row]:
+    """Two linear maps."""
+    return [*linear(fc1, f"{path}/fc1", first), *linear(fc2, f"{path}/fc2", first)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of one model, and the keys that have no place with us.
+
+    ignored: expressions over whole keys, each with the reason.
+    """
+
+    model: str
+    rows: Sequence[Row]
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def import_params(self, state: State, shapes: Shapes) -> Params:
+        """Nested parameters of `shapes`, in the dtype of the state dict.
+
+        Raises ValueError naming the key where one is unknown, missing or of another shape.
+        """
+        return traverse_util.unflatten_dict(self.import_flat(state, shapes), sep="/")
+
+    def import_flat(self, state: State, shapes: Shapes) -> dict[str, np.ndarray]:
+        """The parameters of `shapes` alone, by path: a state dict may hold a part of the model."""
+        self._check(state, self.published_shapes(shapes))
+        flat = {}
+        for row in self._rows_of(shapes):
+            parts = [row.layout.ours(state[key]) for key, _ in row.places(shapes[row.path])]
+            flat[row.path] = np.stack(parts) if "{}" in row.key else np.ascontiguousarray(parts[0])
+        return flat
+
+    def export_params(self, params: Params) -> dict[str, np.ndarray]:
+        """The published state dict of nested parameters, without what is ignored on import."""
+        flat = traverse_util.flatten_dict(params, sep="/")
+        flat = {path: np.asarray(value) for path, value in flat.items()}
+        return {key: np.ascontiguousarray(value) for key, value in self._published(flat)}
+
+    def published_shapes(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+        """Every published key with its shape, from those of our parameters; nothing is made."""
+        empty = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
+        return {key: value.shape for key, value in self._published(empty)}
+
+    def _published(self, flat: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        for row in self._rows_of(flat):
+            value = flat[row.path]
+            for key, index in row.places(value.shape):
+                yield key, row.layout.published(value if index is None else value[index])
+
+    def _rows_of(self, paths: Mapping[str, Any]) -> list[Row]:
+        odd = sorted(set(paths) - {row.path for row in self.rows})
+        if odd:
+            raise ValueError(f"{odd[0]} is no parameter of {self.model}: it has no published key")
+        return [row for row in self.rows if row.path in paths]
+
+    def _check(self, state: State, expected: Shapes) -> None:
+        for key in state:
+            if key not in expected and not any(re.fullmatch(odd, key) for odd in self.ignored):
+                raise ValueError(f"the checkpoint has {key}, which is no weight of {self.model}")
+        for key, shape in expected.items():
+            if key not in state:
+                raise ValueError(f"the checkpoint lacks {key}, expected with shape {list(shape)}")
+            if state[key].shape != shape:
+                got = list(state[key].shape)
+                raise ValueError(f"{key} has shape {got}, expected {list(shape)}")
