@@ -46,6 +46,7 @@ EXTRAS = {
         "beartype>=0.21.0",
         "ruff>=0.17.0,<0.18",  # another minor version formats differently
         "transformers>=4.56.0",
+        "diffusers>=0.35.0",
         "torch==2.13.0",  # exactly: where a CPU wheel of it is at hand, pip then takes that one
         *ENVS,
     ],

@@ -198,6 +198,42 @@ class MMDiTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """SD3.5's autoencoder: an eighth of the image, 16 channels, latents = (z - shift) scale."""
+
+    latent_channels: int = 16
+    channels: tuple[int, ...] = (128, 256, 512, 512)  # of each level, full resolution first
+    layers_per_level: int = 2
+    norm_groups: int = 32
+    scale: float = 1.5305
+    shift: float = 0.0609
+
+    @property
+    def factor(self) -> int:
+        """Pixels along a side of one latent."""
+        return 2 ** (len(self.channels) - 1)
+
+    @classmethod
+    def tiny(cls) -> "VAEConfig":
+        """The same four levels, narrow."""
+        return cls(channels=(16, 32, 32, 64), layers_per_level=1, norm_groups=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The pixel decoder: MMDiT in the latents of the VAE, trained at `image_size` pixels."""
+
+    mmdit: MMDiTConfig = MMDiTConfig()
+    vae: VAEConfig = VAEConfig()
+    image_size: int = 448
+
+    @classmethod
+    def tiny(cls) -> "DecoderConfig":
+        """192 pixels in latents of 24 x 24."""
+        return cls(MMDiTConfig.tiny(), VAEConfig.tiny(), image_size=192)
+
+
+@dataclasses.dataclass(frozen=True)
 class ChatConfig:
     """What a model is spoken to with: the system message and the instructions of its planner."""
 

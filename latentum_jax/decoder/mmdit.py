@@ -132,7 +132,7 @@ def norm(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 
 def modulate(
-    x: Float[Array, "B T D"], shift: Float[Array, "B 1 D"], scale: Float[Array, "B 1 D"]
+    x: Float[Array, "B T D"], shift: Float[Array, "#B 1 D"], scale: Float[Array, "#B 1 D"]
 ) -> Float[Array, "B T D"]:
     """x (1 + scale) + shift."""
     return x * (1 + scale) + shift
