@@ -5,6 +5,7 @@ A published checkpoint is a folder with `config.json` and `model.safetensors` (k
 layers of a tower, the codebooks and the head's embedding tables on a leading axis.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from latentum_jax.config import (
@@ -14,6 +15,7 @@ from latentum_jax.config import (
     QuantizerConfig,
     VisionConfig,
 )
+from latentum_jax.convert.internvl import FAMILY, config_from_shapes
 from latentum_jax.convert.table import (
     LEADING_1,
     LEADING_1_1,
@@ -116,7 +118,9 @@ TABLE = Table(
 
 
 def config_from_published(
-    values: dict[str, Any], base: dict[str, Any] | None = None
+    values: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> LatentUMConfig:
     """Our config of a published `config.json`.
 
@@ -124,13 +128,15 @@ def config_from_published(
       values: the checkpoint's config.json.
       base: config.json of the InternVL model it is built on, for where `internvl_config` is empty
         (published checkpoints give its name only, as `base_model_name_or_path`).
+      shapes: of the checkpoint's weights, for where that one is not at hand and is an InternVL3.5.
 
     Raises:
       ValueError: a value is missing, or is one that this architecture does not have.
     """
-    base = values.get("internvl_config") or base
+    base, name = values.get("internvl_config") or base, values.get("base_model_name_or_path")
+    if not base and shapes and FAMILY in str(name):
+        base = config_from_shapes(shapes, "internvl.")
     if not base:
-        name = values.get("base_model_name_or_path")
         raise ValueError(f"config.json holds no internvl_config: that of {name} is needed besides")
     try:
         _check_fixed(values, base)
@@ -144,7 +150,7 @@ def config_from_published(
         raise ValueError(f"config.json lacks {error}") from error
 
 
-def _check_fixed(values: dict[str, Any], base: dict[str, Any]) -> None:
+def _check_fixed(values: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """What the modules take for granted."""
     vision, language, q = base["vision_config"], base["llm_config"], values["quantizer"]
     for name, got, expected in (
@@ -165,7 +171,7 @@ def _check_fixed(values: dict[str, Any], base: dict[str, Any]) -> None:
             raise ValueError(f"config.json: {name} is {got!r}, expected {expected!r}")
 
 
-def _vision_config(base: dict[str, Any]) -> VisionConfig:
+def _vision_config(base: Mapping[str, Any]) -> VisionConfig:
     c = base["vision_config"]
     return VisionConfig(
         image_size=c["image_size"],
@@ -176,11 +182,11 @@ def _vision_config(base: dict[str, Any]) -> VisionConfig:
         mlp_size=c["intermediate_size"],
         layer_norm_eps=c["layer_norm_eps"],
         shuffle=round(1 / base["downsample_ratio"]),
-        initializer_factor=c["initializer_factor"],
+        initializer_factor=c.get("initializer_factor", 1.0),
     )
 
 
-def _language_config(c: dict[str, Any]) -> LanguageConfig:
+def _language_config(c: Mapping[str, Any]) -> LanguageConfig:
     return LanguageConfig(
         vocab_size=c["vocab_size"],
         hidden_size=c["hidden_size"],
@@ -196,16 +202,16 @@ def _language_config(c: dict[str, Any]) -> LanguageConfig:
     )
 
 
-def _quantizer_config(c: dict[str, Any]) -> QuantizerConfig:
+def _quantizer_config(c: Mapping[str, Any]) -> QuantizerConfig:
     return QuantizerConfig(
         num_codebooks=c["num_codebooks"],
         codebook_size=c["num_embeddings"],
         embedding_dim=c["embedding_dim"],
-        commitment=c["commitment_cost"],
+        commitment=c.get("commitment_cost", QuantizerConfig.commitment),
     )
 
 
-def _head_config(c: dict[str, Any]) -> HeadConfig:
+def _head_config(c: Mapping[str, Any]) -> HeadConfig:
     return HeadConfig(
         num_layers=c["num_layers"], num_heads=c["num_heads"], mlp_ratio=c["mlp_ratio"]
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from latentum_jax.convert.weights import shapes_of
 from latentum_jax.models.latentum import Params
 
 State = Mapping[str, np.ndarray]
@@ -130,12 +131,13 @@ class Table:
         return [row for row in self.rows if row.path in paths]
 
     def _check(self, state: State, expected: Shapes) -> None:
-        for key in state:
+        given = shapes_of(state)
+        for key in given:
             if key not in expected and not any(re.fullmatch(odd, key) for odd in self.ignored):
                 raise ValueError(f"the checkpoint has {key}, which is no weight of {self.model}")
         for key, shape in expected.items():
-            if key not in state:
+            if key not in given:
                 raise ValueError(f"the checkpoint lacks {key}, expected with shape {list(shape)}")
-            if state[key].shape != shape:
-                got = list(state[key].shape)
+            if given[key] != shape:
+                got = list(given[key])
                 raise ValueError(f"{key} has shape {got}, expected {list(shape)}")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from latentum_jax.convert.published import is_published, read_published
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling
@@ -42,19 +43,22 @@ class Plan:
 class LatentUM:
     """A model with its tokenizer and its parameters, batched in every call."""
 
-    def __init__(self, folder: ModelFolder):
+    def __init__(self, folder: ModelFolder, *, dtype: str = "float32"):
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
-        self.model = net.LatentUM(folder.config)
-        self.params = jax.tree.map(jnp.asarray, folder.params)
+        self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
+        self.params = jax.tree.map(lambda x: jnp.asarray(x, dtype), folder.params)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "LatentUM":
-        """A model folder, a training workdir that has finished, or the name of a bundled model.
+    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "LatentUM":
+        """A model folder of ours or a published one, a training workdir that has finished, or the
+        name of a bundled model; parameters are held and used in `dtype`.
 
         Raises ValueError where there is no such model or it is broken.
         """
-        return cls(read_folder(find_model(path)))
+        folder = find_model(path)
+        read = read_published if is_published(folder) else read_folder
+        return cls(read(folder), dtype=dtype)
 
     def save_pretrained(self, path: str | Path, *, dtype: str = "float32") -> None:
         """Writes the folder that `from_pretrained` reads."""
@@ -258,7 +262,7 @@ def find_model(path: str | Path) -> Path:
     """The folder of a model given by folder, finished workdir, or bundled name."""
     path = Path(path)
     for folder in (path, path / "model"):
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors*")):
             return folder
     bundled = Path(str(resources.files("latentum_jax"))) / "checkpoints"
     if (bundled / path / "config.json").is_file() and path.name == str(path):
