@@ -10,14 +10,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from latentum_jax.convert.published import is_published, read_published
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
-from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling
+from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
 from latentum_jax.images import ImageLike, normalise, see
 from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
+from latentum_jax.pixel_decoder import STEPS, PixelDecoder
 from latentum_jax.tokenizer import user_turn
 
 STEP_TEXT = 8  # tokens before each image of a fine plan, where the caller does not say
@@ -116,12 +118,27 @@ class LatentUM:
             self.params,
             tokens,
             lengths,
-            _seeds(seeds, len(prompts)),
+            row_seeds(seeds, len(prompts)),
             ids=self.ids,
             sampling=sampling,
             guidance=guidance,
         )
         return np.asarray(codes)
+
+    def generate_images(
+        self,
+        prompts: str | Sequence[str],
+        decoder: PixelDecoder,
+        *,
+        guidance: float = 3.0,
+        sampling: Sampling = SAMPLED,
+        seeds: Sequence[int] | None = None,
+        steps: int = STEPS,
+    ) -> list[Image.Image]:
+        """Draws an image for each prompt and decodes it to pixels in `steps` Euler steps."""
+        codes = self.generate(prompts, guidance=guidance, sampling=sampling, seeds=seeds)
+        pictures = decoder.decode(self.z_q(codes), steps=steps, seeds=seeds)
+        return [Image.fromarray(picture) for picture in pictures]
 
     def plan(
         self,
@@ -211,7 +228,7 @@ class LatentUM:
             self.params,
             embedded,
             lengths,
-            _seeds(seeds, len(prompts)),
+            row_seeds(seeds, len(prompts)),
             ids=self.ids,
             limits=limits,
             text=text,
@@ -269,15 +286,6 @@ def find_model(path: str | Path) -> Path:
         return bundled / path
     known = sorted(p.name for p in bundled.iterdir()) if bundled.is_dir() else []
     raise ValueError(f"there is no model at {path}, and the bundled ones are {known}")
-
-
-def _seeds(seeds: Sequence[int] | None, count: int) -> jax.Array:
-    seeds = range(count) if seeds is None else seeds
-    if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} rows, expected one a row")
-    if any(not 0 <= seed < 1 << 32 for seed in seeds):
-        raise ValueError(f"seeds are {list(seeds)}, expected whole numbers from 0 below 2^32")
-    return jnp.asarray(list(seeds), jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -56,8 +56,8 @@ class PixelDecoder(nn.Module):
         return self.mmdit.velocity(x, m, context, references)
 
     def encode(
-        self, pixels: Float[Array, "B P Q 3"], eps: Float[Array, "B h w c"] | None = None
-    ) -> Float[Array, "B h w c"]:
+        self, pixels: Float[Array, "B P Q 3"], eps: Float[Array, "*r B h w c"] | None = None
+    ) -> Float[Array, "*r B h w c"]:
         """Latents of pixels in [-1, 1]: drawn with the unit normal `eps`, the mean without."""
         z, log_variance = self.vae.encode(pixels)
         if eps is not None:

@@ -1,6 +1,7 @@
 """Drawing one token: temperature, then top-k, then nucleus, with a key for every row."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -72,3 +73,13 @@ def row_keys(seeds: UInt[Array, "B"]) -> jax.Array:
 def fold(keys: jax.Array, data: Int[Array, "B"] | Int[Array, ""]) -> jax.Array:
     """Each row's key folded with its own number."""
     return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(data, keys.shape))
+
+
+def row_seeds(seeds: Sequence[int] | None, count: int) -> UInt[Array, " B"]:
+    """A seed a row, 0, 1, ... where none are given. Raises ValueError where they do not fit."""
+    seeds = range(count) if seeds is None else seeds
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} rows, expected one a row")
+    if any(not 0 <= seed < 1 << 32 for seed in seeds):
+        raise ValueError(f"seeds are {list(seeds)}, expected whole numbers from 0 below 2^32")
+    return jnp.asarray(list(seeds), jnp.uint32)

@@ -1,0 +1,120 @@
+"""`PixelDecoder.from_pretrained(...)`: the codes' z_q in, pictures out."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from latentum_jax.config import DecoderConfig
+from latentum_jax.convert.decoder import read_published_decoder
+from latentum_jax.decoder import pixel_decoder as net
+from latentum_jax.generate.sampling import row_seeds
+from latentum_jax.images import ImageLike, load_image
+from latentum_jax.models.latentum import Params
+
+STEPS = 25  # of the published image demo; the planning demo takes 50
+
+
+class PixelDecoder:
+    """A pixel decoder with its parameters, batched in every call."""
+
+    def __init__(self, config: DecoderConfig, params: Params, *, dtype: str = "float32"):
+        self.config = config
+        self.model = net.PixelDecoder(config, jnp.dtype(dtype))
+        self.params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, sd3_5: str | Path | None = None, dtype: str = "float32"
+    ) -> "PixelDecoder":
+        """A published decoder folder; `sd3_5` is the SD3.5 folder where its config names no other.
+
+        Raises ValueError where there is no such decoder or it is broken.
+        """
+        return cls(*read_published_decoder(path, sd3_5), dtype=dtype)
+
+    def decode(
+        self,
+        z_q: np.ndarray,
+        *,
+        references: Sequence[ImageLike] | None = None,
+        steps: int = STEPS,
+        guidance: float = 1.0,
+        size: tuple[int, int] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Pictures uint8 [B height width 3] of z_q [B L E], as `LatentUM.z_q(codes)` gives it.
+
+        Args:
+          z_q: what the picture shows.
+          references: frames that the picture goes on from, oldest first, for a decoder that takes
+            them: the same for every row.
+          steps: Euler steps.
+          guidance: 1 for none; above, away from the picture of an empty context.
+          size: height and width in pixels, those the decoder was trained at by default.
+          seeds: a row each, 0, 1, ... by default.
+
+        Raises:
+          ValueError: z_q of another width, frames missing, too many or too few, or a size that the
+            latents do not divide.
+        """
+        c = self.config
+        z_q = jnp.asarray(z_q)
+        if z_q.ndim != 3 or z_q.shape[-1] != c.mmdit.context_dim:
+            raise ValueError(f"z_q is {list(z_q.shape)}, expected [B, L, {c.mmdit.context_dim}]")
+        height, width = size or (c.image_size, c.image_size)
+        unit = c.vae.factor * c.mmdit.patch_size
+        if height % unit or width % unit or min(height, width) < unit:
+            raise ValueError(f"size is {height} x {width}, expected multiples of {unit}")
+        shape = (height // c.vae.factor, width // c.vae.factor, c.mmdit.latent_channels)
+        seeds = row_seeds(seeds, len(z_q))
+        frames = self._frames(references or (), (height, width))
+        latents = net.sample_latents(
+            self.model,
+            self.params,
+            z_q,
+            _noise(seeds, 0, shape),
+            _encode(self.model, self.params, frames, seeds, shape) if len(frames) else None,
+            steps=steps,
+            guidance=guidance,
+            guided=guidance > 1,
+        )
+        return np.asarray(net.to_uint8(_pixels(self.model, self.params, latents)))
+
+    def _frames(self, references: Sequence[ImageLike], size: tuple[int, int]) -> np.ndarray:
+        """Reference frames in [-1, 1], [F height width 3]."""
+        expected = self.config.mmdit.references
+        if len(references) != expected:
+            raise ValueError(f"{len(references)} reference frames, this decoder takes {expected}")
+        frames = [load_image(i).resize(size[::-1], Image.Resampling.BILINEAR) for i in references]
+        return np.asarray([np.asarray(f) for f in frames], np.float32) / 127.5 - 1
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _noise(seeds: jax.Array, purpose: int, shape: tuple[int, ...]) -> jax.Array:
+    """Unit normals [B *shape]: a row's depend on its seed alone."""
+    draw = lambda seed: jax.random.normal(jax.random.fold_in(jax.random.key(seed), purpose), shape)  # noqa: E731
+    return jax.vmap(draw)(seeds)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _encode(
+    model: net.PixelDecoder,
+    params: Params,
+    frames: jax.Array,
+    seeds: jax.Array,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Latents of the frames as every row draws them, channels of one frame behind another's."""
+    eps = _noise(seeds, 1, (len(frames), *shape))
+    z = model.apply({"params": params}, frames, eps, method="encode")
+    return jnp.moveaxis(z, 1, 3).reshape(len(seeds), *shape[:2], -1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pixels(model: net.PixelDecoder, params: Params, latents: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, latents, method="pixels")
