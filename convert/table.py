@@ -45,21 +45,40 @@ LEADING_1_1 = Layout(lambda x: x[0, 0], lambda x: x[None, None])
 class Row:
     """A published key and the path it goes to; `{}` in the key is an index of our leading axis.
 
-    The index of the first is `first`, for layers of which we stack some.
+    The index of the first is `first`, for layers of which we stack some. Several keys are parts of
+    one array of ours, equal ones, joined along their first axis (q, k and v).
     """
 
-    key: str
+    key: str | tuple[str, ...]
     path: str
     layout: Layout = SAME
     first: int = 0
 
-    def places(self, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None]]:
-        """Every key of the row and where it lies on the leading axis (None: not stacked)."""
-        if "{}" not in self.key:
-            yield self.key, None
-        else:
-            for index in range(shape[0]):
-                yield self.key.format(index + self.first), index
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys, not yet numbered."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @property
+    def stacked(self) -> bool:
+        """Whether our array has a leading axis of layers."""
+        return "{}" in self.keys[0]
+
+    def places(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], int | None]]:
+        """The keys of every layer and where it lies on the leading axis (None: not stacked)."""
+        if not self.stacked:
+            yield self.keys, None
+            return
+        for index in range(shape[0]):
+            yield tuple(key.format(index + self.first) for key in self.keys), index
+
+    def ours(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Our array (of one layer) from those of its keys."""
+        return self.layout.ours(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+    def published(self, value: np.ndarray) -> list[np.ndarray]:
+        """The arrays of the keys from ours (of one layer)."""
+        return np.split(self.layout.published(value), len(self.keys))
 
 
 def linear(key: str, path: str, first: int = 0) -> list[Row]:
@@ -103,8 +122,10 @@ class Table:
         self._check(state, self.published_shapes(shapes))
         flat = {}
         for row in self._rows_of(shapes):
-            parts = [row.layout.ours(state[key]) for key, _ in row.places(shapes[row.path])]
-            flat[row.path] = np.stack(parts) if "{}" in row.key else np.ascontiguousarray(parts[0])
+            layers = [
+                row.ours([state[key] for key in keys]) for keys, _ in row.places(shapes[row.path])
+            ]
+            flat[row.path] = np.stack(layers) if row.stacked else np.ascontiguousarray(layers[0])
         return flat
 
     def export_params(self, params: Params) -> dict[str, np.ndarray]:
@@ -121,8 +142,9 @@ class Table:
     def _published(self, flat: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         for row in self._rows_of(flat):
             value = flat[row.path]
-            for key, index in row.places(value.shape):
-                yield key, row.layout.published(value if index is None else value[index])
+            for keys, index in row.places(value.shape):
+                parts = row.published(value if index is None else value[index])
+                yield from zip(keys, parts, strict=True)
 
     def _rows_of(self, paths: Mapping[str, Any]) -> list[Row]:
         odd = sorted(set(paths) - {row.path for row in self.rows})

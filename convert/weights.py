@@ -1,7 +1,7 @@
 """The weights of a checkpoint folder, read one tensor at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  (makes numpy know bfloat16, which safetensors asks it for)
@@ -15,13 +15,19 @@ class Weights(Mapping[str, np.ndarray]):
     """Tensors by key, of one safetensors file or of the shards that an index names.
 
     Headers are read at once, a tensor when it is asked for: a checkpoint larger than memory can be
-    walked through.
+    walked through. `rename` gives the key under which a tensor is known of that in the file.
 
     Raises ValueError, one sentence, where a file is missing, a git-LFS pointer or cut short, or
     where a key is in two shards or not in the one that the index names.
     """
 
-    def __init__(self, folder: str | Path, name: str = "model"):
+    def __init__(
+        self,
+        folder: str | Path,
+        name: str = "model",
+        *,
+        rename: Callable[[str], str] = lambda key: key,
+    ):
         folder = Path(folder)
         single, index = folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"
         named: dict[str, str] = {}
@@ -34,15 +40,16 @@ class Weights(Mapping[str, np.ndarray]):
             raise ValueError(f"{folder} has neither {single.name} nor {index.name}")
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
-        self._file_of: dict[str, safe_open] = {}
+        self._place: dict[str, tuple[safe_open, str]] = {}
         for file in files:
-            self._add(file)
+            self._add(file, rename)
         for key, file in named.items():
-            if key not in self.shapes:
+            if rename(key) not in self.shapes:
                 raise ValueError(f"{index} says that {key} is in {file}, where it is not")
 
     def __getitem__(self, key: str) -> np.ndarray:
-        return self._file_of[key].get_tensor(key)
+        file, name = self._place[key]
+        return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -50,14 +57,15 @@ class Weights(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def _add(self, file: Path) -> None:
+    def _add(self, file: Path, rename: Callable[[str], str]) -> None:
         opened = _open(file)
-        for key in opened.keys():  # noqa: SIM118  (no mapping)
+        for name in opened.keys():  # noqa: SIM118  (no mapping)
+            key = rename(name)
             if key in self.shapes:
-                raise ValueError(f"{key} is in two files of {file.parent}")
-            part = opened.get_slice(key)
+                raise ValueError(f"{key} is twice in {file.parent}")
+            part = opened.get_slice(name)
             self.shapes[key], self.dtypes[key] = tuple(part.get_shape()), part.get_dtype()
-            self._file_of[key] = opened
+            self._place[key] = opened, name
 
 
 def shapes_of(state: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from latentum_jax.convert.published import is_published, read_published
+from latentum_jax.convert.published import read_model
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
 from latentum_jax.images import ImageLike, normalise, see
 from latentum_jax.models import latentum as net
-from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
+from latentum_jax.models.folder import ModelFolder, write_folder
 from latentum_jax.pixel_decoder import STEPS, PixelDecoder
 from latentum_jax.tokenizer import user_turn
 
@@ -53,14 +53,12 @@ class LatentUM:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "LatentUM":
-        """A model folder of ours or a published one, a training workdir that has finished, or the
-        name of a bundled model; parameters are held and used in `dtype`.
+        """A model folder (ours, a published LatentUM, an InternVL), a training workdir that has
+        finished, or the name of a bundled model; parameters are held and used in `dtype`.
 
         Raises ValueError where there is no such model or it is broken.
         """
-        folder = find_model(path)
-        read = read_published if is_published(folder) else read_folder
-        return cls(read(folder), dtype=dtype)
+        return cls(read_model(find_model(path)), dtype=dtype)
 
     def save_pretrained(self, path: str | Path, *, dtype: str = "float32") -> None:
         """Writes the folder that `from_pretrained` reads."""

@@ -16,9 +16,10 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
+from latentum_jax.convert.published import read_model
 from latentum_jax.data.frozenlake.stream import corpus
 from latentum_jax.data.loader import batches
-from latentum_jax.models.folder import ModelFolder, read_folder, write_folder
+from latentum_jax.models.folder import ModelFolder, write_folder
 from latentum_jax.models.latentum import LatentUM, init_params
 from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.checkpoint import Checkpoints
@@ -54,7 +55,7 @@ def starting_model(config: ConfigDict) -> ModelFolder:
     """
     model = LatentUMConfig.from_dict(config.model.to_dict())
     if config.init_from:
-        folder = read_folder(config.init_from)
+        folder = read_model(config.init_from, model)
         given, asked = (flatten_dict(m.to_dict(), sep=".") for m in (folder.config, model))
         odd = [key for key in asked if asked[key] != given[key]]
         if config.stage == "mbaq" and all(key.startswith("quantizer.") for key in odd):

@@ -1,0 +1,137 @@
+"""InternVL3.5 as the start of training: both published layouts, against transformers."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+from latentum_jax.convert.published import read_internvl, read_model
+from latentum_jax.models.attention import Placement
+from latentum_jax.models.latentum import LatentUM
+from latentum_jax.models.mome import Stream
+from tests import published
+from tests.models_on_disk import write_random_model
+from tests.published import GOLDEN
+
+SIZES = {"image_size": [56, 56], "patch_size": [14, 14]}
+
+
+def like():
+    """Sizes of what an InternVL lacks, small."""
+    return published.config()
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """A tiny InternVL of transformers with random weights, norms and scales included."""
+    torch.manual_seed(0)
+    config = InternVLConfig(
+        vision_config=SIZES
+        | {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 48,
+            "attention_bias": True,
+        },
+        text_config={
+            "model_type": "qwen3",
+            "vocab_size": 1000,
+            "hidden_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 12,
+            "intermediate_size": 56,
+            "rope_theta": 5e5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+            "tie_word_embeddings": False,
+        },
+        tie_word_embeddings=False,
+    )
+    model = InternVLForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.randn_like(value) * 0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("internvl")
+    theirs.save_pretrained(path)
+    shutil.copyfile(GOLDEN / "tiny/tokenizer.json", path / "tokenizer.json")
+    return path
+
+
+def test_features_and_logits_are_those_of_transformers(theirs, folder):
+    """Breaks if q, k and v, a norm, LayerScale or the projector is read from another key."""
+    ours = read_model(folder, like())
+    model, params = LatentUM(ours.config), jax.tree.map(jnp.asarray, ours.params)
+    pixels = torch.randn(2, 3, 56, 56)
+    tokens = torch.randint(0, 1000, (2, 9))
+    with torch.no_grad():
+        made = theirs.get_image_features(pixels)
+        features = getattr(made, "pooler_output", made)
+        logits = theirs(input_ids=tokens).logits
+    apply = lambda method, *a: model.apply({"params": params}, *a, method=method)  # noqa: E731
+    v = apply("encode_image", jnp.asarray(pixels.numpy()).transpose(0, 2, 3, 1))
+    shown = np.asarray(apply("understand", v)).reshape(features.shape)
+    np.testing.assert_allclose(shown, features, rtol=1e-4, atol=1e-4)
+    x = {"und": apply("embed", jnp.asarray(tokens.numpy()))}
+    at = Placement.causal(jnp.broadcast_to(jnp.arange(9), (2, 9)))
+    hidden, _ = apply("hidden", x, Stream({"und": at}))
+    np.testing.assert_allclose(apply("text_logits", hidden["und"]), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_original_layout(tmp_path):
+    """Breaks if the keys of a LatentUM without their prefix are not those of its InternVL."""
+    values = json.loads((GOLDEN / "tiny/config.json").read_text())["internvl_config"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    parts = ("internvl.vision_model.", "internvl.language_model.", "internvl.mlp1.")
+    state = {
+        key.removeprefix("internvl."): value
+        for key, value in published.state_dict().items()
+        if key.startswith(parts) and "_vision." not in key
+    }
+    save_file(state, str(tmp_path / "model.safetensors"))
+    shutil.copyfile(GOLDEN / "tiny/tokenizer.json", tmp_path / "tokenizer.json")
+    ours = read_internvl(tmp_path, like())
+    assert ours.config == published.config()
+    got = flatten_dict(ours.params, sep="/")
+    for path, value in flatten_dict(published.params(), sep="/").items():
+        if path.startswith(("vision/", "mlp1/", "language/")) and "/gen/" not in path:
+            np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+def test_the_generation_branch_begins_as_a_copy(folder):
+    """Breaks if what InternVL lacks is left out, or not of the sizes asked for."""
+    ours = read_internvl(folder, like())
+    layers = ours.params["language"]["layers"]
+    jax.tree.map(np.testing.assert_array_equal, layers["gen"], layers["und"])
+    assert ours.config.quantizer == like().quantizer and ours.config.head == like().head
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(ours.params))
+
+
+def test_what_is_not_one_is_refused(folder, tmp_path):
+    """Breaks if an InternVL with another projector, or our own folder, is taken for this one."""
+    values = json.loads((folder / "config.json").read_text())
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    values["vision_config"]["use_qk_norm"] = True
+    (broken / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="qk_normalization is True, expected False"):
+        read_model(broken)
+    values["vision_config"] |= {"use_qk_norm": False, "image_size": [56, 28]}
+    (broken / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"a size is \[56, 28\], expected a square"):
+        read_model(broken)
+    ours = read_model(write_random_model(tmp_path / "ours"))
+    assert dataclasses.is_dataclass(ours.config)
