@@ -49,12 +49,18 @@ class LatentUM:
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
-        self.params = jax.tree.map(lambda x: jnp.asarray(x, dtype), folder.params)
+        self.params = {
+            part: jax.tree.map(
+                lambda x, d=dtype if part != "quantizer" else "float32": jnp.asarray(x, d), values
+            )
+            for part, values in folder.params.items()
+        }
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "LatentUM":
         """A model folder (ours, a published LatentUM, an InternVL), a training workdir that has
-        finished, or the name of a bundled model; parameters are held and used in `dtype`.
+        finished, or the name of a bundled model; parameters are held and used in `dtype`, but for
+        the quantizer's, which stay in fp32.
 
         Raises ValueError where there is no such model or it is broken.
         """

@@ -69,6 +69,17 @@ def test_it_solves_mazes_it_never_saw(model, mazes):
     assert np.mean(solved) >= 0.9
 
 
+def test_bfloat16_reads_as_fp32_does(model, mazes):
+    """Breaks if the quantizer runs in bfloat16: four of five codes would be others."""
+    rounded = LatentUM.from_pretrained(NAME, dtype="bfloat16")
+    pictures = [draw(start_state(maze)) for maze in mazes]
+    assert rounded.params["quantizer"]["codebook"].dtype == np.float32
+    assert np.mean(rounded.encode(pictures)[1] == model.encode(pictures)[1]) > 0.7
+    question = "Where is the player?"
+    both = zip(model.answer(pictures, question), rounded.answer(pictures, question), strict=True)
+    assert sum(ours == theirs for ours, theirs in both) >= 30
+
+
 def test_it_reads_pictures_and_its_own_codes(model, mazes):
     """Breaks if any of the three ways into the understanding branch is wired wrongly."""
     states = [start_state(maze) for maze in mazes]

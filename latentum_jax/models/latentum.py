@@ -33,7 +33,8 @@ class LatentUM(nn.Module):
         self.vision = InternViT(c.vision, self.dtype)
         self.mlp1 = Mlp1(d, self.dtype)
         self.language = LanguageModel(c.language, self.dtype, self.remat)
-        self.quantizer = MBAQ(c.quantizer, c.vision.feature_size, d, self.dtype)
+        # In bfloat16 most codes would be others than in fp32; published files keep it in fp32 too.
+        self.quantizer = MBAQ(c.quantizer, c.vision.feature_size, d, jnp.float32)
         self.visual_projector = MLP(d, d, self.dtype)
         self.head = VisionHead(c.head, c.quantizer, d, self.dtype)
 
@@ -51,7 +52,7 @@ class LatentUM(nn.Module):
 
     def understand_quantized(self, z_q: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
         """up_proj: embeddings that stand for mlp1's (MBAQ training, quantized understanding)."""
-        return self.quantizer.up(z_q)
+        return self.quantizer.up(z_q).astype(self.dtype)
 
     def look_up(self, codes: Int[Array, "*b C"]) -> Float[Array, "*b E"]:
         """z_q of codes."""

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from diffusers import SD3Transformer2DModel
 
 from latentum_jax.config import MMDiTConfig
+from latentum_jax.convert.mmdit import config_from_diffusers, diffusers_table
 from latentum_jax.decoder.mmdit import MMDiT, block_groups, expected_shapes, timestep_embedding
 from tests.decoders import channel_last, mmdit, run_mmdit
 from tests.published import GOLDEN, outputs
@@ -31,6 +34,46 @@ def test_latents_of_another_size_are_centred_in_the_position_table():
     np.testing.assert_allclose(out, channel_last(o["out_rect"]), **WITHIN)
     with pytest.raises(ValueError, match="17 x 2 patches, expected at most 16 along a side"):
         run(jnp.zeros((1, 34, 4, 16)), o["t"][:1], o["context"][:1])
+
+
+@pytest.mark.parametrize("dual", [(), (0,), (0, 1, 2)])
+def test_velocity_is_that_of_diffusers(dual):
+    """Breaks if a table reads one of diffusers' names wrongly, or another number of blocks that
+    attend twice, a table of positions or widths of heads are written into the code."""
+    torch.manual_seed(0)
+    theirs = SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=3,
+        attention_head_dim=12,
+        num_attention_heads=2,
+        joint_attention_dim=20,
+        caption_projection_dim=24,
+        pooled_projection_dim=2048,
+        pos_embed_max_size=6,
+        dual_attention_layers=dual,
+        qk_norm="rms_norm",
+    ).eval()
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.copy_(torch.randn_like(value) * 0.2)
+        for value in theirs.time_text_embed.text_embedder.linear_2.parameters():
+            value.zero_()  # LatentUM leaves the pooled text out
+    config = config_from_diffusers(theirs.config)
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    rows = diffusers_table(config)
+    params = rows.import_params(state, expected_shapes(config))
+    exported = rows.export_params(params)
+    assert exported.keys() == state.keys()
+    for key, value in exported.items():
+        np.testing.assert_array_equal(value, state[key], err_msg=key)
+    x, context, t = torch.randn(2, 16, 8, 6), torch.randn(2, 5, 20), torch.tensor([900.0, 12.5])
+    with torch.no_grad():
+        (expected,) = theirs(x, context, torch.zeros(2, 2048), t, return_dict=False)
+    params = jax.tree.map(jnp.asarray, params)
+    made = jax.jit(MMDiT(config).apply)(
+        {"params": params}, channel_last(x.numpy()), jnp.asarray(t.numpy()), context.numpy()
+    )
+    np.testing.assert_allclose(made, channel_last(expected.numpy()), **WITHIN)
 
 
 def test_reference_frames_enter_with_the_latents():
