@@ -1,7 +1,7 @@
 """InternVL3.5 in both its published layouts: the understanding half of a LatentUM."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from latentum_jax.config import LanguageConfig, VisionConfig
@@ -226,10 +226,11 @@ def older_name(key: str) -> str:
     return key
 
 
-def config_from_transformers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of the original layout from that of transformers'.
+def config_from_transformers(values: Mapping[str, Any], keys: Container[str]) -> dict[str, Any]:
+    """config.json of the original layout from that of transformers', `keys` those of the weights.
 
-    Raises ValueError where a value is missing.
+    transformers leaves out what its release has as default; whether lm_head is tied shows in the
+    weights. Raises ValueError where another value is missing.
     """
     try:
         vision, language = values["vision_config"], values["text_config"]
@@ -251,7 +252,13 @@ def config_from_transformers(values: Mapping[str, Any]) -> dict[str, Any]:
                 "norm_type": vision.get("norm_type", "layer_norm"),
                 "qkv_bias": vision.get("attention_bias", False),
             },
-            "llm_config": {"attention_bias": False, **language, "rope_theta": rope["rope_theta"]},
+            "llm_config": {
+                "attention_bias": False,
+                "rms_norm_eps": 1e-6,
+                **language,
+                "rope_theta": rope["rope_theta"],
+                "tie_word_embeddings": "language_model.lm_head.weight" not in keys,
+            },
         }
     except KeyError as error:
         raise ValueError(f"config.json lacks {error}") from error

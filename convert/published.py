@@ -79,7 +79,7 @@ def read_internvl(
     original = values.get("model_type") == "internvl_chat"
     weights = Weights(folder) if original else Weights(folder, rename=older_name)
     try:
-        base = values if original else config_from_transformers(values)
+        base = values if original else config_from_transformers(values, weights)
         config = dataclasses.replace(
             like or LatentUMConfig(),
             vision=vision_config(base),
@@ -87,7 +87,9 @@ def read_internvl(
         )
         shapes = {p: s for p, s in expected_shapes(config).items() if UNDERSTANDING.match(p)}
         flat = (ORIGINAL if original else TRANSFORMERS).import_flat(weights, shapes)
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
+        raise ValueError(f"{folder}: config.json lacks {error}") from error
+    except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     params = flatten_dict(init_params(config, jax.random.key(seed)), sep="/")
     params |= {path: value.astype(np.float32) for path, value in flat.items()}

@@ -133,5 +133,10 @@ def test_what_is_not_one_is_refused(folder, tmp_path):
     (broken / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"a size is \[56, 28\], expected a square"):
         read_model(broken)
+    values["vision_config"]["image_size"] = [56, 56]
+    del values["text_config"]["num_key_value_heads"]
+    (broken / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="config.json lacks 'num_key_value_heads'"):
+        read_model(broken)
     ours = read_model(write_random_model(tmp_path / "ours"))
     assert dataclasses.is_dataclass(ours.config)
