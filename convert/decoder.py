@@ -6,10 +6,10 @@ from typing import Any
 
 from latentum_jax.config import DecoderConfig
 from latentum_jax.convert import mmdit, vae
-from latentum_jax.convert.published import read_config
 from latentum_jax.convert.weights import Weights
 from latentum_jax.decoder import mmdit as our_mmdit
 from latentum_jax.decoder import vae as our_vae
+from latentum_jax.models.folder import read_config
 from latentum_jax.models.latentum import Params
 
 VAE_FILE = "diffusion_pytorch_model"

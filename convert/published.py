@@ -1,7 +1,6 @@
 """Published folders (config.json, safetensors, tokenizer.json) as models of ours."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from latentum_jax.convert.internvl import (
 from latentum_jax.convert.latentum import TABLE, config_from_published
 from latentum_jax.convert.weights import Weights
 from latentum_jax.data.frozenlake.samples import PROMPT
-from latentum_jax.models.folder import ModelFolder, expected_shapes, read_folder
+from latentum_jax.models.folder import ModelFolder, expected_shapes, read_config, read_folder
 from latentum_jax.models.latentum import init_params, start_generation_branch
 from latentum_jax.tokenizer import Tokenizer
 
@@ -105,20 +104,6 @@ def _tokenizer(folder: Path, config: LatentUMConfig) -> Tokenizer:
             f"the model {config.language.vocab_size}"
         )
     return tokenizer
-
-
-def read_config(folder: Path) -> Mapping[str, Any]:
-    """config.json of a folder. Raises ValueError where there is none or it is no JSON object."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{folder} is not a model folder: it has no config.json")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {type(values).__name__}, expected an object")
-    return values
 
 
 def _base_config(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any] | None:

@@ -129,4 +129,5 @@ def test_broken_folders_are_refused_in_one_sentence(folder, breaks, message):
 def test_the_vae_may_lie_elsewhere(folder):
     """Breaks if a decoder can be used only where its config's path happens to lead."""
     (folder.parent / "sd35_tiny").rename(folder.parent / "moved")
-    PixelDecoder.from_pretrained(folder, sd3_5=folder.parent / "moved")
+    moved = PixelDecoder.from_pretrained(folder, sd3_5=folder.parent / "moved")
+    assert moved.config == PixelDecoder.from_pretrained(GOLDEN / "decoder_tiny").config

@@ -11,12 +11,12 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct, traverse_util
+from flax import struct
 from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense
+from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path
 
 FREQUENCIES = 256  # of the timestep embedding
 POOLED = 2048  # width of the pooled text that SD3.5 adds to the timestep and LatentUM leaves out
@@ -294,8 +294,4 @@ def expected_shapes(config: MMDiTConfig) -> dict[str, tuple[int, ...]]:
     x = jnp.zeros((1, side, side, config.latent_channels))
     references = jnp.tile(x, config.references) if config.references else None
     context = jnp.zeros((1, 1, config.context_dim))
-    made = jax.eval_shape(
-        MMDiT(config).init, jax.random.key(0), x, jnp.zeros(1), context, references
-    )
-    flat = traverse_util.flatten_dict(nn.meta.unbox(made["params"]), sep="/")
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return shapes_by_path(MMDiT(config).init, x, jnp.zeros(1), context, references)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, UInt8
 
 from latentum_jax.config import DecoderConfig
 from latentum_jax.decoder.flow import LEVELS, euler_sigmas
-from latentum_jax.decoder.mmdit import MMDiT, Modulation
+from latentum_jax.decoder.mmdit import MMDiT
 from latentum_jax.decoder.vae import VAE, scaled, unscaled
 from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import Dtype
@@ -36,24 +36,6 @@ class PixelDecoder(nn.Module):
         latents = scaled(self.vae.encode(pixels)[0], self.config.vae)
         self.vae.decode(latents)
         return self.mmdit(latents, t, context, references)
-
-    def modulation(self, t: Float[Array, " S"]) -> tuple[Modulation, ...]:
-        """See `MMDiT.modulation`."""
-        return self.mmdit.modulation(t)
-
-    def embed_context(self, context: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
-        """See `MMDiT.embed_context`."""
-        return self.mmdit.embed_context(context)
-
-    def velocity(
-        self,
-        x: Float[Array, "B h w c"],
-        m: tuple[Modulation, ...],
-        context: Float[Array, "B L D"],
-        references: Float[Array, "B h w r"] | None = None,
-    ) -> Float[Array, "B h w c"]:
-        """See `MMDiT.velocity`."""
-        return self.mmdit.velocity(x, m, context, references)
 
     def encode(
         self, pixels: Float[Array, "B P Q 3"], eps: Float[Array, "*r B h w c"] | None = None
@@ -87,7 +69,8 @@ def sample_latents(
     Where `guided`, velocities are uncond + guidance (cond - uncond), the second of a zero context,
     both in one doubled batch.
     """
-    apply = functools.partial(model.apply, {"params": params})
+    mmdit = MMDiT(model.config.mmdit, model.dtype)
+    apply = functools.partial(mmdit.apply, {"params": params["mmdit"]})
     sigmas = jnp.asarray(euler_sigmas(steps), jnp.float32)
     # Everything that the timestep alone decides, of all steps at once: [blocks steps vectors D].
     m = apply(sigmas[:-1] * LEVELS, method="modulation")

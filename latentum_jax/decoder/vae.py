@@ -5,15 +5,13 @@ as many residual blocks at one resolution; levels are numbered as the file has t
 decoder the smallest resolution comes first.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import traverse_util
 from jaxtyping import Array, Float
 
 from latentum_jax.config import VAEConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import Dtype, dense, fan_in
+from latentum_jax.models.layers import Dtype, dense, fan_in, shapes_by_path
 
 
 class VAE(nn.Module):
@@ -214,6 +212,4 @@ def group_norm(groups: int, dtype: Dtype) -> nn.GroupNorm:
 def expected_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
     pixels = jnp.zeros((1, config.factor, config.factor, 3))
-    made = jax.eval_shape(VAE(config).init, jax.random.key(0), pixels)
-    flat = traverse_util.flatten_dict(nn.meta.unbox(made["params"]), sep="/")
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return shapes_by_path(VAE(config).init, pixels)

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
-import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
@@ -17,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
-from latentum_jax.models.latentum import Params, boxed_params
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.models.layers import shapes_by_path
 from latentum_jax.tokenizer import Tokenizer
 
 FORMAT = "latentum_jax-1"
@@ -78,24 +80,34 @@ def read_folder(path: str | Path) -> ModelFolder:
 
 def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
-    boxed = jax.eval_shape(lambda key: boxed_params(config, key), jax.random.key(0))
-    flat, _ = jax.tree_util.tree_flatten_with_path(jax.tree.map(lambda x: x, boxed))
-    return {
-        "/".join(str(k.key) for k in keys if hasattr(k, "key")): leaf.shape for keys, leaf in flat
-    }
+    side = config.vision.image_size
+    return shapes_by_path(LatentUM(config).init, jnp.zeros((1, side, side, 3)))
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a folder. Raises ValueError where there is none or it is no JSON object."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is not a model folder: it has no config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}, expected an object")
+    return values
 
 
 def _read_config(path: Path) -> tuple[LatentUMConfig, ChatConfig]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{path} is not a model folder: it has no config.json")
+    values = read_config(path)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
             raise ValueError(f"format is {values.get('format')!r}, expected {FORMAT!r}")
         return LatentUMConfig.from_dict(values["model"]), ChatConfig(**values["chat"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is not a model of this library: {error}") from error
+        raise ValueError(
+            f"{path / 'config.json'} is not a model of this library: {error}"
+        ) from error
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:

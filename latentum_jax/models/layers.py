@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 Dtype = Any
@@ -52,6 +53,13 @@ def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNor
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
         name=name,
     )
+
+
+def shapes_by_path(init: Callable[..., Any], *args: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter that a module's `init(key, *args)` makes, without making any."""
+    made = jax.eval_shape(init, jax.random.key(0), *args)
+    flat = traverse_util.flatten_dict(nn.meta.unbox(made["params"]), sep="/")
+    return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def exact_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
