@@ -80,8 +80,7 @@ class PixelDecoder:
             _noise(seeds, 0, shape),
             _encode(self.model, self.params, frames, seeds, shape) if len(frames) else None,
             steps=steps,
-            guidance=guidance,
-            guided=guidance > 1,
+            guidance=guidance if guidance > 1 else None,
         )
         return np.asarray(net.to_uint8(_pixels(self.model, self.params, latents)))
 

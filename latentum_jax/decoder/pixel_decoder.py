@@ -52,7 +52,7 @@ class PixelDecoder(nn.Module):
         return jnp.clip(x / 2 + 0.5, 0.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps", "guided"))
+@functools.partial(jax.jit, static_argnames=("model", "steps"))
 def sample_latents(
     model: PixelDecoder,
     params: Params,
@@ -61,12 +61,11 @@ def sample_latents(
     references: Float[Array, "B h w r"] | None = None,
     *,
     steps: int,
-    guidance: float | Float[Array, ""] = 1.0,
-    guided: bool = False,
+    guidance: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "B h w c"]:
     """Latents after `steps` Euler steps from `noise`, one compiled loop.
 
-    Where `guided`, velocities are uncond + guidance (cond - uncond), the second of a zero context,
+    With `guidance`, velocities are uncond + guidance (cond - uncond), the second of a zero context,
     both in one doubled batch.
     """
     mmdit = MMDiT(model.config.mmdit, model.dtype)
@@ -75,6 +74,7 @@ def sample_latents(
     # Everything that the timestep alone decides, of all steps at once: [blocks steps vectors D].
     m = apply(sigmas[:-1] * LEVELS, method="modulation")
     m = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], m)
+    guided = guidance is not None
     if guided:
         context = jnp.concatenate([context, jnp.zeros_like(context)])
         references = None if references is None else jnp.tile(references, (2, 1, 1, 1))
