@@ -151,17 +151,22 @@ class LatentUMConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LatentUMConfig":
         """The inverse of `to_dict`; unknown or missing keys are an error naming them."""
-        parts = {f.name: f.type for f in dataclasses.fields(cls)}
-        if set(values) != set(parts):
-            raise ValueError(f"model config needs the keys {sorted(parts)}, got {sorted(values)}")
-        made = {}
-        for name, part in parts.items():
-            known = {f.name for f in dataclasses.fields(part)}
-            if set(values[name]) != known:
-                odd = sorted(set(values[name]) ^ known)
-                raise ValueError(f"model config `{name}`: unknown or missing keys {odd}")
-            made[name] = part(**values[name])
-        return cls(**made)
+        return _from_dict(cls, values, "model config")
+
+
+def _from_dict(cls: type, values: dict[str, Any], name: str) -> Any:
+    """A dataclass, and those it holds, of nested dicts."""
+    fields = {f.name: f.type for f in dataclasses.fields(cls)}
+    if set(values) != set(fields):
+        odd = sorted(set(values) ^ set(fields))
+        raise ValueError(f"{name}: unknown or missing keys {odd}")
+    made = {}
+    for key, kind in fields.items():
+        value = values[key]
+        if dataclasses.is_dataclass(kind):
+            value = _from_dict(kind, value, f"{name} `{key}`")
+        made[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,15 +190,15 @@ class MMDiTConfig:
 
     @classmethod
     def tiny(cls) -> "MMDiTConfig":
-        """Four blocks of width 128."""
+        """Three blocks of width 96."""
         return cls(
-            depth=4,
-            hidden_size=128,
-            num_heads=4,
-            mlp_size=384,
+            depth=3,
+            hidden_size=96,
+            num_heads=3,
+            mlp_size=288,
             context_dim=32,
-            dual_layers=2,
-            position_side=32,
+            dual_layers=1,
+            position_side=16,
         )
 
 
@@ -216,7 +221,7 @@ class VAEConfig:
     @classmethod
     def tiny(cls) -> "VAEConfig":
         """The same four levels, narrow."""
-        return cls(channels=(16, 32, 32, 64), layers_per_level=1, norm_groups=8)
+        return cls(channels=(16, 24, 32, 48), layers_per_level=1, norm_groups=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +236,15 @@ class DecoderConfig:
     def tiny(cls) -> "DecoderConfig":
         """192 pixels in latents of 24 x 24."""
         return cls(MMDiTConfig.tiny(), VAEConfig.tiny(), image_size=192)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dicts, as written to config.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DecoderConfig":
+        """The inverse of `to_dict`; unknown or missing keys are an error naming them."""
+        return _from_dict(cls, values, "decoder config")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,7 @@ Everything is written beside its place first and renamed once whole.
 
 import dataclasses
 import json
-import os
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
+from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.layers import shapes_by_path
 from latentum_jax.tokenizer import Tokenizer
 
 FORMAT = "latentum_jax-1"
+WEIGHTS = "model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,45 +38,40 @@ class ModelFolder:
 
 def write_folder(path: str | Path, model: ModelFolder, *, dtype: str = "float32") -> None:
     """Writes a model with its weights in `dtype` ("float32" or "bfloat16"); replaces an old one."""
-    path = Path(path)
-    unfinished, old = (path.with_name(f".{path.name}.{end}") for end in ("unfinished", "old"))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        _fill(unfinished, model, ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(path) as folder:
+        write_params(folder, model.params, dtype)
+        config = {
+            "format": FORMAT,
+            "model": model.config.to_dict(),
+            "chat": dataclasses.asdict(model.chat),
+        }
+        write_json(folder / "config.json", config)
+        model.tokenizer.save(folder)
 
 
-def _fill(folder: Path, model: ModelFolder, kind: type) -> None:
-    flat = traverse_util.flatten_dict(model.params, sep="/")
+def write_params(folder: Path, params: Params, dtype: str) -> None:
+    """model.safetensors by parameter path, in "float32" or "bfloat16"."""
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    flat = traverse_util.flatten_dict(params, sep="/")
     values = {name: np.ascontiguousarray(np.asarray(x).astype(kind)) for name, x in flat.items()}
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     save_file(values, str(weights))
     weights.chmod(0o644)  # safetensors makes it readable by its owner alone
-    config = {
-        "format": FORMAT,
-        "model": model.config.to_dict(),
-        "chat": dataclasses.asdict(model.chat),
-    }
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-    model.tokenizer.save(folder)
 
 
 def read_folder(path: str | Path) -> ModelFolder:
     """Reads a model. Raises ValueError, one sentence, where the folder is not one or is broken."""
     path = Path(path)
     config, chat = _read_config(path)
-    flat = _read_weights(path / "model.safetensors")
-    expected = expected_shapes(config)
-    _compare(flat, expected, path)
-    params = traverse_util.unflatten_dict(flat, sep="/")
+    params = read_params(path, expected_shapes(config))
     return ModelFolder(config, chat, params, Tokenizer.from_folder(path))
+
+
+def read_params(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Params:
+    """What `write_params` wrote, in fp32. Raises ValueError where it is broken or misshapen."""
+    flat = _read_weights(path / WEIGHTS)
+    _compare(flat, expected, path)
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
@@ -119,7 +115,9 @@ def _read_weights(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
-def _compare(flat: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]], path: Path) -> None:
+def _compare(
+    flat: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
     odd = sorted(set(flat) ^ set(expected))
     if odd:
         raise ValueError(

@@ -1,0 +1,62 @@
+"""A pixel decoder on disk, our layout: config.json and model.safetensors by parameter path."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from latentum_jax.config import DecoderConfig
+from latentum_jax.decoder.pixel_decoder import PixelDecoder
+from latentum_jax.files import whole_folder, write_json
+from latentum_jax.models.folder import read_config, read_params, write_params
+from latentum_jax.models.latentum import Params
+from latentum_jax.models.layers import shapes_by_path
+
+FORMAT = "latentum_jax-decoder-1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderFolder:
+    """What a folder holds; `params` are {"mmdit", "vae"}, numpy arrays in a nested dict."""
+
+    config: DecoderConfig
+    params: Params
+
+
+def write_decoder_folder(path: str | Path, decoder: DecoderFolder, *, dtype: str) -> None:
+    """Writes a decoder with its weights in "float32" or "bfloat16"; replaces an old one."""
+    with whole_folder(path) as folder:
+        write_params(folder, decoder.params, dtype)
+        write_json(folder / "config.json", {"format": FORMAT, "decoder": decoder.config.to_dict()})
+
+
+def read_decoder_folder(path: str | Path) -> DecoderFolder:
+    """Reads a decoder, its parameters as fp32.
+
+    Raises ValueError, one sentence, where the folder is not one of this library or is broken.
+    """
+    path = Path(path)
+    values = read_config(path)
+    try:
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format is {values.get('format')!r}, expected {FORMAT!r}")
+        config = DecoderConfig.from_dict(values["decoder"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path / 'config.json'} is not a pixel decoder of this library: {error}"
+        ) from error
+    return DecoderFolder(config, read_params(path, expected_shapes(config)))
+
+
+def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by path, without making any."""
+    c = config.mmdit
+    side = config.vae.factor * c.patch_size
+    latents = jnp.zeros((1, c.patch_size, c.patch_size, c.latent_channels * c.references))
+    return shapes_by_path(
+        PixelDecoder(config).init,
+        jnp.zeros((1, side, side, 3)),
+        jnp.zeros(1),
+        jnp.zeros((1, 1, c.context_dim)),
+        latents if c.references else None,
+    )
