@@ -1,29 +1,69 @@
-"""Published decoder folders: MMDiT beside its config, the VAE in the SD3.5 folder it names."""
+"""Pixel decoders to ours and back: published folders, and SD3.5-medium as the start of training.
 
+A published folder has MMDiT beside its config; the VAE is in the SD3.5 folder that this names.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from latentum_jax.config import DecoderConfig
+import jax
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from latentum_jax.config import DecoderConfig, MMDiTConfig, VAEConfig
 from latentum_jax.convert import mmdit, vae
-from latentum_jax.convert.weights import Weights
+from latentum_jax.convert.weights import open_file, open_weights, shapes_of, write_weights
 from latentum_jax.decoder import mmdit as our_mmdit
 from latentum_jax.decoder import vae as our_vae
-from latentum_jax.models.folder import read_config
+from latentum_jax.decoder.folder import FORMAT, DecoderFolder, open_decoder_folder
+from latentum_jax.files import whole_folder, write_json
+from latentum_jax.models.folder import in_dtype, read_config
 from latentum_jax.models.latentum import Params
+from latentum_jax.models.layers import fan_in
+from latentum_jax.models.stored import Lazy
 
-VAE_FILE = "diffusion_pytorch_model"
+DIFFUSERS = "diffusion_pytorch_model"
+SD3_5 = "sd3_5"  # folder of the VAE and the schedule in what we write
+SCHEDULE = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+
+# SD3.5 in one file: where its parts lie, and which have no place here.
+MMDIT, VAE = "model.diffusion_model.", "first_stage_model."
+IGNORED = {
+    "text_encoders.": "the decoder reads z_q, not text",
+    "conditioner.": "the decoder reads z_q, not text",
+}
+
+Flat = dict[str, Lazy]
 
 
-def read_published_decoder(
-    folder: str | Path, sd3_5: str | Path | None = None
-) -> tuple[DecoderConfig, Params]:
-    """Config and parameters {"mmdit", "vae"} of a published decoder, in the dtypes of its files.
+def open_decoder(
+    folder: str | Path, sd3_5: str | Path | None = None, *, allow_pickle: bool = False
+) -> DecoderFolder:
+    """A decoder folder, ours or a published one, its parameters still to be read.
+
+    Raises ValueError, one sentence, where it is neither or broken.
+    """
+    if read_config(folder).get("format") == FORMAT:
+        return open_decoder_folder(folder)
+    return open_published_decoder(folder, sd3_5, allow_pickle=allow_pickle)
+
+
+def open_published_decoder(
+    folder: str | Path, sd3_5: str | Path | None = None, *, allow_pickle: bool = False
+) -> DecoderFolder:
+    """A published decoder, its parameters still to be read, in the dtypes of its files.
 
     Args:
       folder: config.json and model.safetensors of the decoder.
       sd3_5: the SD3.5 folder with vae/ in it; without, the one that the config names, taken from
         the decoder's folder.
+      allow_pickle: see `open_weights`.
 
     Raises:
       ValueError: one sentence, where a file is missing or damaged, or config and weights
@@ -31,25 +71,161 @@ def read_published_decoder(
     """
     folder = Path(folder)
     values = read_config(folder)
-    weights = Weights(folder)
+    weights = open_weights(folder, allow_pickle=allow_pickle)
     try:
-        config = mmdit.config_of(weights.shapes)
+        config = mmdit.config_of(shapes_of(weights))
         image_size = _check(values, config.context_dim, config.references)
-        params = mmdit.table(config).import_params(weights, our_mmdit.expected_shapes(config))
+        flat = mmdit.table(config).open(weights, our_mmdit.expected_shapes(config))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    vae_folder = (folder / str(values["sd3_5_path"]) if sd3_5 is None else Path(sd3_5)) / "vae"
-    if not vae_folder.is_dir():
-        raise ValueError(f"there is no {vae_folder}: the folder of SD3.5 is needed for its VAE")
-    vae_weights = Weights(vae_folder, VAE_FILE)
+    vae_config, vae_flat = _open_vae(folder / str(values["sd3_5_path"]) if sd3_5 is None else sd3_5)
+    return _decoder(DecoderConfig(config, vae_config, image_size), flat, vae_flat)
+
+
+def write_published_decoder(
+    path: str | Path, decoder: DecoderFolder, *, dtype: str | None = None
+) -> None:
+    """Writes the published layout, weights in `dtype` or as they are; replaces an old folder.
+
+    VAE and schedule lie in `sd3_5/` inside, as diffusers reads them, and the config names that.
+    """
+    c = decoder.config
+    flat = {part: in_dtype(decoder.params[part], dtype) for part in ("mmdit", "vae")}
+    config = {
+        "sd3_5_path": SD3_5,
+        "context_dim": c.mmdit.context_dim,
+        "load_pretrained": False,
+        "image_size": c.image_size,
+        "ref_mode": "concat" if c.mmdit.references else "none",
+        "num_ref_frames": c.mmdit.references,
+        "legacy_checkpoint_path": None,
+    }
+    with whole_folder(path) as folder:
+        write_json(folder / "config.json", config)
+        write_json(folder / SD3_5 / "scheduler/scheduler_config.json", SCHEDULE)
+        write_json(folder / SD3_5 / "vae/config.json", vae.published_config(c.vae))
+        vae_tensors = vae.table(c.vae).publish(flat["vae"])
+        write_weights(folder / SD3_5 / "vae", vae_tensors, DIFFUSERS)
+        write_weights(folder, mmdit.table(c.mmdit).publish(flat["mmdit"]))
+
+
+def start_from_sd3_5(
+    path: str | Path,
+    *,
+    context_dim: int = 256,
+    references: int = 0,
+    image_size: int = 448,
+    seed: int = 0,
+    allow_pickle: bool = False,
+) -> tuple[DecoderConfig, Params]:
+    """What `open_sd3_5` opens, read into fp32."""
+    made = open_sd3_5(
+        path,
+        context_dim=context_dim,
+        references=references,
+        image_size=image_size,
+        seed=seed,
+        allow_pickle=allow_pickle,
+    )
+    return made.config, jax.tree.map(lambda x: np.asarray(x[...], np.float32), made.params)
+
+
+def open_sd3_5(
+    path: str | Path,
+    *,
+    context_dim: int = 256,
+    references: int = 0,
+    image_size: int = 448,
+    seed: int = 0,
+    allow_pickle: bool = False,
+) -> DecoderFolder:
+    """SD3.5-medium as a decoder to be trained, its parameters still to be read.
+
+    What reads the context is fresh: it was of text, 4096 wide. The patch embedding takes no notice
+    yet of reference frames: their channels begin at zero.
+
+    Args:
+      path: the single file, or diffusers' folder with transformer/ and vae/.
+      context_dim: width of z_q.
+      references: reference frames that the decoder takes.
+      image_size: pixels that it will be trained at.
+      seed: of the context embedder.
+      allow_pickle: see `open_weights`.
+
+    Raises:
+      ValueError: one sentence, where a file is missing or damaged, or is not SD3.5.
+    """
+    path = Path(path)
+    opened = _open_folder if path.is_dir() else _open_file
+    config, flat, vae_config, vae_flat = opened(path, allow_pickle)
+    started = dataclasses.replace(config, context_dim=context_dim, references=references)
+    flat = flat | _fresh_context(started, seed)
+    flat["x_embedder/kernel"] = _with_references(flat["x_embedder/kernel"], started)
+    return _decoder(DecoderConfig(started, vae_config, image_size), flat, vae_flat)
+
+
+def _open_folder(path: Path, allow_pickle: bool) -> tuple[MMDiTConfig, Flat, VAEConfig, Flat]:
+    transformer = path / "transformer"
+    weights = open_weights(transformer, DIFFUSERS, allow_pickle=allow_pickle)
     try:
-        vae_config = vae.config_from_published(read_config(vae_folder))
-        vae_params = vae.table(vae_config).import_params(
-            vae_weights, our_vae.expected_shapes(vae_config)
-        )
+        config = mmdit.config_from_diffusers(read_config(transformer))
+        flat = mmdit.diffusers_table(config).open(weights, our_mmdit.expected_shapes(config))
     except ValueError as error:
-        raise ValueError(f"{vae_folder}: {error}") from error
-    return DecoderConfig(config, vae_config, image_size), {"mmdit": params, "vae": vae_params}
+        raise ValueError(f"{transformer}: {error}") from error
+    return config, flat, *_open_vae(path)
+
+
+def _open_file(path: Path, allow_pickle: bool) -> tuple[MMDiTConfig, Flat, VAEConfig, Flat]:
+    parts: dict[str, Flat] = {MMDIT: {}, VAE: {}}
+    for key, value in open_file(path, allow_pickle=allow_pickle).items():
+        prefix = next((prefix for prefix in (*parts, *IGNORED) if key.startswith(prefix)), None)
+        if prefix is None:
+            raise ValueError(f"{path} has {key}, which is no weight of SD3.5")
+        if prefix in parts:
+            parts[prefix][key.removeprefix(prefix)] = value
+    try:
+        config = mmdit.config_of(shapes_of(parts[MMDIT]))
+        flat = mmdit.table(config).open(parts[MMDIT], our_mmdit.expected_shapes(config))
+        vae_config = vae.config_from_ldm(shapes_of(parts[VAE]))
+        vae_table = vae.ldm_table(vae_config)
+        vae_flat = vae_table.open(parts[VAE], our_vae.expected_shapes(vae_config))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config, flat, vae_config, vae_flat
+
+
+def _open_vae(sd3_5: str | Path) -> tuple[VAEConfig, Flat]:
+    folder = Path(sd3_5) / "vae"
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder}: the folder of SD3.5 is needed for its VAE")
+    weights = open_weights(folder, DIFFUSERS)
+    try:
+        config = vae.config_from_published(read_config(folder))
+        return config, vae.table(config).open(weights, our_vae.expected_shapes(config))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _decoder(config: DecoderConfig, mmdit_flat: Flat, vae_flat: Flat) -> DecoderFolder:
+    parts = {"mmdit": mmdit_flat, "vae": vae_flat}
+    return DecoderFolder(config, {p: unflatten_dict(flat, sep="/") for p, flat in parts.items()})
+
+
+def _fresh_context(config: MMDiTConfig, seed: int) -> Flat:
+    shape = (config.context_dim, config.hidden_size)
+    kernel = fan_in(jax.random.key(seed), shape)
+    made = {"kernel": np.asarray(kernel), "bias": np.zeros(config.hidden_size, np.float32)}
+    return {f"context_embedder/{name}": Lazy.of(value) for name, value in made.items()}
+
+
+def _with_references(kernel: Lazy, config: MMDiTConfig) -> Lazy:
+    """The patch embedding [p p c, D] with zeros for the channels of reference frames."""
+    p, channels = config.patch_size, config.latent_channels
+    old = kernel[...].reshape(p, p, channels, config.hidden_size)
+    shape = (p, p, channels * (1 + config.references), config.hidden_size)
+    new = np.zeros(shape, kernel.dtype)
+    new[:, :, :channels] = old
+    return Lazy.of(new.reshape(-1, config.hidden_size))
 
 
 def _check(values: Mapping[str, Any], context_dim: int, references: int) -> int:

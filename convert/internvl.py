@@ -117,6 +117,61 @@ def language_config(c: Mapping[str, Any]) -> LanguageConfig:
     )
 
 
+def original_config(vision: VisionConfig, language: LanguageConfig) -> dict[str, Any]:
+    """config.json in the original layout: what `vision_config` and `language_config` read."""
+    return {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "template": "internvl2_5",
+        "select_layer": -1,
+        "ps_version": "v2",
+        "downsample_ratio": 1 / vision.shuffle,
+        "force_image_size": vision.image_size,
+        "max_dynamic_patch": 12,
+        "min_dynamic_patch": 1,
+        "use_thumbnail": True,
+        "dynamic_image_size": True,
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "hidden_size": vision.hidden_size,
+            "num_hidden_layers": vision.num_layers,
+            "num_attention_heads": vision.num_heads,
+            "intermediate_size": vision.mlp_size,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "qkv_bias": True,
+            "qk_normalization": False,
+            "norm_type": "layer_norm",
+            "hidden_act": "gelu",
+            "layer_norm_eps": vision.layer_norm_eps,
+            "drop_path_rate": 0.0,
+            "initializer_factor": vision.initializer_factor,
+            "use_flash_attn": False,
+        },
+        "llm_config": {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "hidden_size": language.hidden_size,
+            "num_hidden_layers": language.num_layers,
+            "num_attention_heads": language.num_heads,
+            "num_key_value_heads": language.num_kv_heads,
+            "head_dim": language.head_dim,
+            "intermediate_size": language.mlp_size,
+            "vocab_size": language.vocab_size,
+            "rms_norm_eps": language.rms_eps,
+            "rope_theta": language.rope_theta,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "max_position_embeddings": language.max_positions,
+            "tie_word_embeddings": language.tie_embeddings,
+            "use_sliding_window": False,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+        },
+    }
+
+
 def _expect(name: str, got: object, expected: object) -> None:
     if got != expected:
         raise ValueError(f"config.json: {name} is {got!r}, expected {expected!r}")

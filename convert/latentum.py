@@ -5,8 +5,11 @@ A published checkpoint is a folder with `config.json` and `model.safetensors` (k
 layers of a tower, the codebooks and the head's embedding tables on a leading axis.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from latentum_jax.config import (
     HeadConfig,
@@ -19,6 +22,7 @@ from latentum_jax.convert.internvl import (
     config_from_shapes,
     internvl_rows,
     language_config,
+    original_config,
     vision_config,
 )
 from latentum_jax.convert.table import (
@@ -65,10 +69,21 @@ TABLE = Table(
     ),
     ignored={
         r"quantizer\.quantizer\.quantizers\.\d+\.ema_usage": (
-            "code usage counted in training: the state of a run, not a parameter of the model"
+            "code usage counted in training: no parameter of the model, it goes along beside them"
         ),
     },
 )
+USAGE = Table("MBAQ", [Row("quantizer.quantizer.quantizers.{}.ema_usage", "usage")])
+
+# What InternVL3.5 is called by its width; the published code looks the name up.
+NAMES = {
+    1024: "OpenGVLab/InternVL3_5-1B",
+    2048: "OpenGVLab/InternVL3_5-2B",
+    2560: "OpenGVLab/InternVL3_5-4B",
+    4096: "OpenGVLab/InternVL3_5-8B",
+    5120: "OpenGVLab/InternVL3_5-14B",
+}
+OF_TRAINING = re.compile(r"quantizer\.(entropy|usage_decay|dead_share|max_restarts)")
 
 
 def config_from_published(
@@ -132,3 +147,73 @@ def _head_config(c: Mapping[str, Any]) -> HeadConfig:
     return HeadConfig(
         num_layers=c["num_layers"], num_heads=c["num_heads"], mlp_ratio=c["mlp_ratio"]
     )
+
+
+def published_config(config: LatentUMConfig) -> dict[str, Any]:
+    """The published `config.json` of a model, that of its InternVL filled in.
+
+    Raises ValueError where the published layout has no place for what the config says; how a
+    quantizer is trained is not asked there.
+    """
+    d = config.language.hidden_size
+    name = NAMES.get(d, NAMES[2560])
+    quantizer, head = _published_quantizer(config), _published_head(config)
+    embedding = {"mixture_mode": "mot", "embedding_dim": config.quantizer.embedding_dim}
+    values = {
+        "base_model_name_or_path": name,
+        "quantizer_ckpt_path": None,
+        "llm_hidden_size": d,
+        **embedding,
+        "image_size": config.vision.image_size,
+        "num_image_tokens": config.vision.num_tokens,
+        "max_num_patches": 12,
+        "image_token": "<image>",
+        "internvl_config": original_config(config.vision, config.language),
+        "model": {
+            "internvl_path": name,
+            "llm_hidden_size": d,
+            **embedding,
+            "head": head,
+            "quantizer": quantizer,
+        },
+        "quantizer": quantizer,
+        "head": head,
+        "legacy_checkpoint_path": None,
+        "legacy_state_key": "module",
+    }
+    ours, theirs = (
+        flatten_dict(c.to_dict(), sep=".") for c in (config, config_from_published(values))
+    )
+    for key, value in ours.items():
+        if value != theirs[key] and not OF_TRAINING.fullmatch(key):
+            raise ValueError(
+                f"{key} is {value}, which the published layout cannot say: it would be "
+                f"{theirs[key]} there"
+            )
+    return values
+
+
+def _published_quantizer(config: LatentUMConfig) -> dict[str, Any]:
+    c = config.quantizer
+    return {
+        "vq_type": "multi_vq",
+        "type": "MLP",
+        "input_feature_dim": config.vision.feature_size,
+        "embedding_dim": c.embedding_dim,
+        "num_codebooks": c.num_codebooks,
+        "num_embeddings": c.codebook_size,
+        "llm_hidden_size": config.language.hidden_size,
+        "commitment_cost": c.commitment,
+    }
+
+
+def _published_head(config: LatentUMConfig) -> dict[str, Any]:
+    return {
+        "type": "ar",
+        "num_codebooks": config.quantizer.num_codebooks,
+        "num_embeddings": config.quantizer.codebook_size,
+        "hidden_size": config.language.hidden_size,
+        "num_layers": config.head.num_layers,
+        "num_heads": config.head.num_heads,
+        "mlp_ratio": config.head.mlp_ratio,
+    }

@@ -158,6 +158,16 @@ def eval_quantizers(args: argparse.Namespace) -> None:
     print(quantizers.table(results), end="")
 
 
+def convert(args: argparse.Namespace) -> None:
+    """Converts checkpoints: published ones, InternVL3.5 and SD3.5 to ours, ours to published."""
+    from latentum_jax.convert import command
+
+    not_a_file(args.target)
+    options = command.Options(args.sd3_5, args.references, args.allow_pickle)
+    kind = command.convert(args.source, args.target, to=args.to, dtype=args.dtype, options=options)
+    print(f"{kind}, converted: {args.target}")
+
+
 def demo(args: argparse.Namespace) -> None:
     """Shows everything a maze model does on one page."""
     from latentum_jax.eval import report
@@ -221,6 +231,7 @@ def parser() -> Parser:
     command = _add(evals, "quantizers", eval_quantizers)
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
+    _add_convert(commands)
     command = _add(commands, "demo", demo, checkpoint=True)
     command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")
     command.add_argument("--seed", type=whole_number, default=0)
@@ -261,6 +272,22 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     command.add_argument("--max-steps", type=positive, default=12)
     command.add_argument("--seed", type=whole_number, help="samples instead of the likeliest")
+
+
+def _add_convert(commands: Any) -> None:
+    command = _add(commands, "convert", convert)
+    command.add_argument("source", type=Path, metavar="SRC", help="a folder, or SD3.5's one file")
+    command.add_argument("target", type=Path, metavar="DST", help="the folder to make")
+    text = "the layout to write (default: the one that SRC does not have)"
+    command.add_argument("--to", choices=("ours", "published"), help=text)
+    text = "of the weights, but for the quantizer's (default: as in SRC)"
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)
+    text = "SD3.5's folder, for a published decoder whose config names another place"
+    command.add_argument("--sd3-5", type=Path, metavar="DIR", help=text)
+    text = "frames that a decoder started from SD3.5 takes (default 0)"
+    command.add_argument("--references", type=whole_number, metavar="N", help=text)
+    text = "read torch's .bin, .pt and .pth too, of which weights alone are unpickled"
+    command.add_argument("--allow-pickle", action="store_true", help=text)
 
 
 def _add_question(command: Parser) -> None:

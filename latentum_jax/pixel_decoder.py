@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from latentum_jax.config import DecoderConfig
-from latentum_jax.convert.decoder import read_published_decoder
+from latentum_jax.convert.decoder import open_decoder, write_published_decoder
 from latentum_jax.decoder import pixel_decoder as net
+from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
 from latentum_jax.generate.sampling import row_seeds
 from latentum_jax.images import ImageLike, load_image
 from latentum_jax.models.latentum import Params
@@ -25,17 +27,33 @@ class PixelDecoder:
     def __init__(self, config: DecoderConfig, params: Params, *, dtype: str = "float32"):
         self.config = config
         self.model = net.PixelDecoder(config, jnp.dtype(dtype))
-        self.params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+        self.params = jax.tree.map(lambda x: jnp.asarray(x[...], dtype), params)
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, sd3_5: str | Path | None = None, dtype: str = "float32"
     ) -> "PixelDecoder":
-        """A published decoder folder; `sd3_5` is the SD3.5 folder where its config names no other.
+        """A decoder folder, ours or a published one.
+
+        `sd3_5` is the SD3.5 folder of a published one whose config names another place.
 
         Raises ValueError where there is no such decoder or it is broken.
         """
-        return cls(*read_published_decoder(path, sd3_5), dtype=dtype)
+        opened = open_decoder(path, sd3_5)
+        return cls(opened.config, opened.params, dtype=dtype)
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        layout: Literal["ours", "published"] = "ours",
+        dtype: str = "float32",
+    ) -> None:
+        """Writes the folder that `from_pretrained` reads, our own or a published one."""
+        if layout not in ("ours", "published"):
+            raise ValueError(f"layout is {layout!r}, expected 'ours' or 'published'")
+        write = write_decoder_folder if layout == "ours" else write_published_decoder
+        write(path, DecoderFolder(self.config, self.params), dtype=dtype)
 
     def decode(
         self,

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from latentum_jax.convert.published import read_model
+from latentum_jax.convert.published import open_model, write_published
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
 from latentum_jax.images import ImageLike, normalise, see
 from latentum_jax.models import latentum as net
-from latentum_jax.models.folder import ModelFolder, write_folder
+from latentum_jax.models.folder import CHECKPOINT, ModelFolder, write_folder
 from latentum_jax.pixel_decoder import STEPS, PixelDecoder
 from latentum_jax.tokenizer import user_turn
 
@@ -48,10 +48,12 @@ class LatentUM:
     def __init__(self, folder: ModelFolder, *, dtype: str = "float32"):
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
+        self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
         self.params = {
             part: jax.tree.map(
-                lambda x, d=dtype if part != "quantizer" else "float32": jnp.asarray(x, d), values
+                lambda x, d=dtype if part != "quantizer" else "float32": jnp.asarray(x[...], d),
+                values,
             )
             for part, values in folder.params.items()
         }
@@ -64,13 +66,26 @@ class LatentUM:
 
         Raises ValueError where there is no such model or it is broken.
         """
-        return cls(read_model(find_model(path)), dtype=dtype)
+        return cls(open_model(find_model(path)), dtype=dtype)
 
-    def save_pretrained(self, path: str | Path, *, dtype: str = "float32") -> None:
-        """Writes the folder that `from_pretrained` reads."""
-        params = jax.tree.map(np.asarray, self.params)
-        folder = ModelFolder(self.config, self.chat, params, self.tokenizer)
-        write_folder(path, folder, dtype=dtype)
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        layout: Literal["ours", "published"] = "ours",
+        dtype: str = "float32",
+    ) -> None:
+        """Writes the folder that `from_pretrained` reads, our own or a published LatentUM's.
+
+        Weights are written in `dtype`, but for the quantizer's, which stay in fp32.
+
+        Raises ValueError where the published layout has no such model.
+        """
+        if layout not in ("ours", "published"):
+            raise ValueError(f"layout is {layout!r}, expected 'ours' or 'published'")
+        write = write_folder if layout == "ours" else write_published
+        folder = ModelFolder(self.config, self.chat, self.params, self.tokenizer, self.beside)
+        write(path, folder, dtype=dtype)
 
     def answer(
         self,
@@ -283,7 +298,8 @@ def find_model(path: str | Path) -> Path:
     """The folder of a model given by folder, finished workdir, or bundled name."""
     path = Path(path)
     for folder in (path, path / "model"):
-        if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors*")):
+        weights = any(folder.glob("model*.safetensors*")) or (folder / CHECKPOINT).is_dir()
+        if (folder / "config.json").is_file() and weights:
             return folder
     bundled = Path(str(resources.files("latentum_jax"))) / "checkpoints"
     if (bundled / path / "config.json").is_file() and path.name == str(path):

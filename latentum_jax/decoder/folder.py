@@ -1,14 +1,17 @@
-"""A pixel decoder on disk, our layout: config.json and model.safetensors by parameter path."""
+"""A pixel decoder on disk, our layout: config.json and the parameters by path, as a model's are."""
 
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from latentum_jax.config import DecoderConfig
 from latentum_jax.decoder.pixel_decoder import PixelDecoder
 from latentum_jax.files import whole_folder, write_json
-from latentum_jax.models.folder import read_config, read_params, write_params
+from latentum_jax.models.folder import Storage, open_params, read_config, write_params
 from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import shapes_by_path
 
@@ -17,16 +20,22 @@ FORMAT = "latentum_jax-decoder-1"
 
 @dataclasses.dataclass(frozen=True)
 class DecoderFolder:
-    """What a folder holds; `params` are {"mmdit", "vae"}, numpy arrays in a nested dict."""
+    """What a folder holds; `params` are {"mmdit", "vae"}, each nested arrays or `Lazy` ones."""
 
     config: DecoderConfig
     params: Params
 
 
-def write_decoder_folder(path: str | Path, decoder: DecoderFolder, *, dtype: str) -> None:
-    """Writes a decoder with its weights in "float32" or "bfloat16"; replaces an old one."""
+def write_decoder_folder(
+    path: str | Path,
+    decoder: DecoderFolder,
+    *,
+    dtype: str | None,
+    storage: Storage = "safetensors",
+) -> None:
+    """Writes a decoder with its weights as `write_params` does; replaces an old one."""
     with whole_folder(path) as folder:
-        write_params(folder, decoder.params, dtype)
+        write_params(folder, decoder.params, dtype, storage)
         write_json(folder / "config.json", {"format": FORMAT, "decoder": decoder.config.to_dict()})
 
 
@@ -35,6 +44,13 @@ def read_decoder_folder(path: str | Path) -> DecoderFolder:
 
     Raises ValueError, one sentence, where the folder is not one of this library or is broken.
     """
+    decoder = open_decoder_folder(path)
+    params = jax.tree.map(lambda x: np.asarray(x[...], np.float32), decoder.params)
+    return DecoderFolder(decoder.config, params)
+
+
+def open_decoder_folder(path: str | Path) -> DecoderFolder:
+    """The same with its parameters still to be read, in the dtypes of the file."""
     path = Path(path)
     values = read_config(path)
     try:
@@ -45,7 +61,8 @@ def read_decoder_folder(path: str | Path) -> DecoderFolder:
         raise ValueError(
             f"{path / 'config.json'} is not a pixel decoder of this library: {error}"
         ) from error
-    return DecoderFolder(config, read_params(path, expected_shapes(config)))
+    flat = open_params(path, expected_shapes(config))
+    return DecoderFolder(config, unflatten_dict(flat, sep="/"))
 
 
 def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -1,45 +1,79 @@
-"""A model on disk, our layout: config.json, model.safetensors by parameter path, tokenizer.json.
+"""A model on disk, our layout: config.json, parameters by path, the tokenizer's files.
 
-Everything is written beside its place first and renamed once whole.
+The parameters are `model.safetensors` (training and `save_pretrained` write it) or `params/`, an
+orbax checkpoint for models that are spread over devices (`latentum convert` writes it). Everything
+is written beside its place first and renamed once whole.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.layers import shapes_by_path
+from latentum_jax.models.stored import (
+    Lazy,
+    open_checkpoint,
+    open_safetensors,
+    write_checkpoint,
+    write_safetensors,
+)
 from latentum_jax.tokenizer import Tokenizer
 
 FORMAT = "latentum_jax-1"
-WEIGHTS = "model.safetensors"
+WEIGHTS, CHECKPOINT = "model.safetensors", "params"
+USAGE = "usage.safetensors"
+BESIDE = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    USAGE,
+)
+Storage = Literal["safetensors", "orbax"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """What a folder holds; `params` are fp32 numpy arrays in a nested dict."""
+    """What a folder holds; `params` is a nested dict of fp32 numpy arrays, or of `Lazy` ones.
+
+    beside: files by name that go along as they are, for no one here to read but `tokenizer.json`:
+    the tokenizer's others, and how often each code was used in training (`usage.safetensors`),
+    which a published checkpoint has among its weights.
+    """
 
     config: LatentUMConfig
     chat: ChatConfig
     params: Params
     tokenizer: Tokenizer
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
-def write_folder(path: str | Path, model: ModelFolder, *, dtype: str = "float32") -> None:
-    """Writes a model with its weights in `dtype` ("float32" or "bfloat16"); replaces an old one."""
+def write_folder(
+    path: str | Path,
+    model: ModelFolder,
+    *,
+    dtype: str | None = "float32",
+    storage: Storage = "safetensors",
+) -> None:
+    """Writes a model with its weights as `write_params` does; replaces an old one."""
     with whole_folder(path) as folder:
-        write_params(folder, model.params, dtype)
+        write_params(folder, model.params, dtype, storage)
         config = {
             "format": FORMAT,
             "model": model.config.to_dict(),
@@ -47,31 +81,87 @@ def write_folder(path: str | Path, model: ModelFolder, *, dtype: str = "float32"
         }
         write_json(folder / "config.json", config)
         model.tokenizer.save(folder)
+        write_beside(folder, model.beside)
 
 
-def write_params(folder: Path, params: Params, dtype: str) -> None:
-    """model.safetensors by parameter path, in "float32" or "bfloat16"."""
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+def write_params(
+    folder: Path, params: Params, dtype: str | None, storage: Storage = "safetensors"
+) -> None:
+    """model.safetensors or params/ by parameter path, in `dtype` or in the one they have.
+
+    The quantizer's stay in fp32 if others become bfloat16: rounded, it would give other codes.
+    """
+    flat = in_dtype(params, dtype)
+    if storage == "orbax":
+        write_checkpoint(folder / CHECKPOINT, flat)
+    else:
+        write_safetensors(folder / WEIGHTS, flat)
+
+
+def in_dtype(params: Params, dtype: str | None) -> dict[str, Lazy]:
+    """Parameters by path as they are to be written, see `write_params`.
+
+    Raises ValueError where the dtype is neither None nor "float32" nor "bfloat16".
+    """
+    kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
     flat = traverse_util.flatten_dict(params, sep="/")
-    values = {name: np.ascontiguousarray(np.asarray(x).astype(kind)) for name, x in flat.items()}
-    weights = folder / WEIGHTS
-    save_file(values, str(weights))
-    weights.chmod(0o644)  # safetensors makes it readable by its owner alone
+    flat = {path: Lazy.of(x) for path, x in flat.items()}
+    if dtype is None:
+        return flat
+    if dtype not in kinds:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {sorted(kinds)}")
+    kind = lambda path: np.float32 if path.startswith("quantizer/") else kinds[dtype]  # noqa: E731
+    return {path: x.astype(kind(path)) for path, x in flat.items()}
 
 
 def read_folder(path: str | Path) -> ModelFolder:
     """Reads a model. Raises ValueError, one sentence, where the folder is not one or is broken."""
+    return in_memory(open_folder(path))
+
+
+def open_folder(path: str | Path) -> ModelFolder:
+    """The same with its parameters still to be read."""
     path = Path(path)
     config, chat = _read_config(path)
-    params = read_params(path, expected_shapes(config))
-    return ModelFolder(config, chat, params, Tokenizer.from_folder(path))
+    flat = open_params(path, expected_shapes(config))
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    return ModelFolder(config, chat, params, Tokenizer.from_folder(path), read_beside(path))
 
 
-def read_params(path: Path, expected: Mapping[str, tuple[int, ...]]) -> Params:
-    """What `write_params` wrote, in fp32. Raises ValueError where it is broken or misshapen."""
-    flat = _read_weights(path / WEIGHTS)
+def in_memory(model: ModelFolder) -> ModelFolder:
+    """A model whose parameters are all read, in fp32."""
+    params = jax.tree.map(lambda x: np.asarray(x[...], np.float32), model.params)
+    return dataclasses.replace(model, params=params)
+
+
+def open_params(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Lazy]:
+    """What `write_params` wrote, still to be read.
+
+    Raises ValueError, one sentence, where it is broken or of other names or shapes.
+    """
+    weights, checkpoint = path / WEIGHTS, path / CHECKPOINT
+    if weights.is_file() and checkpoint.is_dir():
+        raise ValueError(f"{path} has both {WEIGHTS} and {CHECKPOINT}/, expected one of them")
+    if checkpoint.is_dir():
+        flat = open_checkpoint(checkpoint)
+    elif weights.is_file():
+        flat = open_safetensors(weights)
+    else:
+        raise ValueError(f"{path} has neither {WEIGHTS} nor {CHECKPOINT}/")
     _compare(flat, expected, path)
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return {name: flat[name] for name in expected}
+
+
+def read_beside(folder: Path) -> dict[str, bytes]:
+    """The files of `ModelFolder.beside` that a folder has."""
+    files = [folder / name for name in BESIDE]
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+
+def write_beside(folder: Path, beside: Mapping[str, bytes]) -> None:
+    """Writes them."""
+    for name, data in beside.items():
+        (folder / name).write_bytes(data)
 
 
 def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
@@ -106,18 +196,7 @@ def _read_config(path: Path) -> tuple[LatentUMConfig, ChatConfig]:
         ) from error
 
 
-def _read_weights(file: Path) -> dict[str, np.ndarray]:
-    if not file.is_file():
-        raise ValueError(f"{file.parent} has no {file.name}")
-    try:
-        return {name: value.astype(np.float32) for name, value in load_file(str(file)).items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-
-
-def _compare(
-    flat: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], path: Path
-) -> None:
+def _compare(flat: Mapping[str, Lazy], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
     odd = sorted(set(flat) ^ set(expected))
     if odd:
         raise ValueError(

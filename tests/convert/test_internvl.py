@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from latentum_jax.convert.published import read_internvl, read_model
+from latentum_jax.convert.published import read_model
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.models.mome import Stream
@@ -104,7 +104,7 @@ def test_original_layout(tmp_path):
     }
     save_file(state, str(tmp_path / "model.safetensors"))
     shutil.copyfile(GOLDEN / "tiny/tokenizer.json", tmp_path / "tokenizer.json")
-    ours = read_internvl(tmp_path, like())
+    ours = read_model(tmp_path, like())
     assert ours.config == published.config()
     got = flatten_dict(ours.params, sep="/")
     for path, value in flatten_dict(published.params(), sep="/").items():
@@ -114,7 +114,7 @@ def test_original_layout(tmp_path):
 
 def test_the_generation_branch_begins_as_a_copy(folder):
     """Breaks if what InternVL lacks is left out, or not of the sizes asked for."""
-    ours = read_internvl(folder, like())
+    ours = read_model(folder, like())
     layers = ours.params["language"]["layers"]
     jax.tree.map(np.testing.assert_array_equal, layers["gen"], layers["und"])
     assert ours.config.quantizer == like().quantizer and ours.config.head == like().head

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.convert.latentum import config_from_published
-from latentum_jax.convert.published import read_published
-from latentum_jax.convert.weights import Weights
+from latentum_jax.convert.published import open_published
+from latentum_jax.convert.weights import open_weights, shapes_of
 from latentum_jax.pretrained import LatentUM
 from tests import published
 from tests.published import GOLDEN, outputs
@@ -55,11 +55,11 @@ def test_shards_are_one_checkpoint(folder):
     """Breaks if sharded weights lose a tensor or mix two up."""
     shard(folder)
     state = published.state_dict()
-    weights = Weights(folder)
-    assert weights.shapes == {key: value.shape for key, value in state.items()}
+    weights = open_weights(folder)
+    assert shapes_of(weights) == {key: value.shape for key, value in state.items()}
     for key in weights:
         np.testing.assert_array_equal(weights[key], state[key])
-    assert read_published(folder).config == published.config()
+    assert open_published(folder).config == published.config()
 
 
 def test_sizes_are_read_from_the_weights_where_the_config_is_silent():
@@ -87,7 +87,7 @@ def test_the_base_model_beside_the_checkpoint_is_read(folder):
     (folder.parent / "InternVL3_5-4B").mkdir()
     (folder.parent / "InternVL3_5-4B/config.json").write_text(json.dumps(base))
     edit_config(folder, internvl_config={})
-    assert read_published(folder).config.language.rope_theta == 5e5
+    assert open_published(folder).config.language.rope_theta == 5e5
 
 
 def pointer(folder):
@@ -142,5 +142,5 @@ def test_broken_folders_are_refused_in_one_sentence(folder, breaks, message):
     """Breaks if a user sees a traceback, or weights that are not those of the config."""
     breaks(folder)
     with pytest.raises(ValueError, match=message) as refused:
-        read_published(folder)
+        open_published(folder)
     assert "\n" not in str(refused.value)

@@ -1,0 +1,241 @@
+"""Parameters on disk by path, read and written a part at a time.
+
+Small models lie in one safetensors file, large ones in an orbax checkpoint, which any number of
+hosts restore onto any sharding. Either is walked through without ever being in memory whole.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import tensorstore as ts
+from safetensors import SafetensorError, safe_open
+
+Index = int | slice | tuple[slice, ...] | EllipsisType
+
+LFS = b"version https://git-lfs"
+CHUNK = 64 * 2**20  # bytes of an orbax checkpoint that are read or written at once
+DTYPES = {
+    "F64": np.dtype("float64"),
+    "F32": np.dtype("float32"),
+    "F16": np.dtype("float16"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype("int64"),
+    "I32": np.dtype("int32"),
+    "I16": np.dtype("int16"),
+    "I8": np.dtype("int8"),
+    "U8": np.dtype("uint8"),
+    "BOOL": np.dtype("bool"),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+    """An array that is read when it is indexed: `x[...]` is all of it, `x[i]` a layer.
+
+    stacked: whether the first axis is of layers, one of which is a good part to read at a time.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[Any], np.ndarray]
+    stacked: bool = False
+
+    @classmethod
+    def of(cls, value: Any) -> "Lazy":
+        """An array that is there already."""
+        if isinstance(value, Lazy):
+            return value
+        return cls(tuple(value.shape), np.dtype(value.dtype), lambda i: np.asarray(value)[i])
+
+    def __getitem__(self, index: Index) -> np.ndarray:
+        return self.read(index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def parts(self) -> Iterator[tuple[Index, np.ndarray]]:
+        """(index, value) of each part, one after another."""
+        if not self.stacked:
+            yield ..., self[...]
+            return
+        for layer in range(self.shape[0]):
+            yield layer, self[layer]
+
+    def astype(self, dtype: Any) -> "Lazy":
+        """The same in another dtype, converted as it is read."""
+        dtype = np.dtype(dtype)
+        if dtype == self.dtype:
+            return self
+        read = self.read
+        return dataclasses.replace(self, dtype=dtype, read=lambda i: read(i).astype(dtype))
+
+    def onto(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """On the devices of `sharding`, of which each host reads what its own ones hold."""
+        return jax.make_array_from_callback(self.shape, sharding, self.read)
+
+
+def open_safetensors(file: Path) -> dict[str, Lazy]:
+    """The tensors of a file by name; what is open is closed between one and the next.
+
+    Raises ValueError, one sentence, where it is missing, a git-LFS pointer, damaged or cut short.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: the checkpoint is half downloaded")
+    with file.open("rb") as start:
+        if start.read(len(LFS)) == LFS:
+            raise ValueError(f"{file} is a git-LFS pointer, not weights: run `git lfs pull` there")
+    made = {}
+    try:
+        with safe_open(str(file), "np") as opened:
+            for name in opened.keys():  # noqa: SIM118  (no mapping)
+                part = opened.get_slice(name)
+                shape = tuple(part.get_shape())
+                dtype = DTYPES.get(part.get_dtype(), np.dtype(np.void))
+                made[name] = Lazy(shape, dtype, _tensor_reader(file, name), len(shape) > 2)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or cut short: {error}") from error
+    return made
+
+
+def _tensor_reader(file: Path, name: str) -> Callable[[Index], np.ndarray]:
+    def read(index: Index) -> np.ndarray:
+        # A file that stayed open would keep every page that was ever read of it in memory.
+        with safe_open(str(file), "np") as opened:
+            if index is ...:
+                return opened.get_tensor(name)
+            return opened.get_slice(name)[index]
+
+    return read
+
+
+def write_safetensors(
+    file: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors one after another into one file."""
+    with file.open("wb") as out:
+        out.write(safetensors_header(tensors, metadata))
+        for x in tensors.values():
+            for _, value in x.parts():
+                out.write(np.ascontiguousarray(value).view(np.uint8).data)
+
+
+def safetensors_header(
+    tensors: Mapping[str, Lazy], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """What a file of tensors begins with; their bytes follow in the same order."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, x in tensors.items():
+        begin, end = end, end + x.nbytes
+        header[name] = {
+            "dtype": NAMES[x.dtype],
+            "shape": list(x.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def open_checkpoint(folder: Path) -> dict[str, Lazy]:
+    """The arrays of an orbax checkpoint by path.
+
+    Raises ValueError, one sentence, where it is broken.
+    """
+    try:
+        tree = json.loads((folder / "_METADATA").read_text("utf-8"))["tree_metadata"].values()
+        paths = ["/".join(key["key"] for key in leaf["key_metadata"]) for leaf in tree]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} is no orbax checkpoint: {error}") from error
+    return {path: _open_array(folder, path) for path in paths}
+
+
+def _open_array(folder: Path, path: str) -> Lazy:
+    def complete(request: Any) -> Any:
+        try:
+            return request.result()
+        except Exception as error:  # tensorstore raises whatever fits its status
+            reason = str(error).split(" [")[0]
+            raise ValueError(f"{folder}: {path} cannot be read: {reason}") from error
+
+    store = complete(ts.open(_spec(folder, path), open=True, read=True, context=_context()))
+    read = lambda index: np.asarray(complete(store[index].read()))  # noqa: E731
+    a_layer_a_chunk = store.rank > 1 and store.chunk_layout.read_chunk.shape[0] == 1
+    return Lazy(tuple(store.shape), store.dtype.numpy_dtype, read, a_layer_a_chunk)
+
+
+def write_checkpoint(folder: Path, arrays: Mapping[str, Lazy]) -> None:
+    """Writes arrays by path as an orbax checkpoint, a part of one at a time.
+
+    `orbax.checkpoint.StandardCheckpointer().restore(folder, target)` reads it; orbax itself would
+    have wanted all of the arrays in memory before it began.
+    """
+    folder.mkdir()
+    context = _context()
+    for path, x in arrays.items():
+        chunks = _chunks(x)
+        spec = _spec(folder, path) | {
+            "dtype": x.dtype.name,
+            "metadata": {
+                "shape": x.shape,
+                "chunks": chunks,
+                "compressor": {"id": "zstd", "level": 1},
+            },
+        }
+        # Zeros are written too: orbax takes a chunk that is not there for one that was lost.
+        how = {"create": True, "store_data_equal_to_fill_value": True, "context": context}
+        store = ts.open(spec, **how).result()
+        for index, value in x.parts():
+            store[index].write(value).result()
+    metadata = {
+        "tree_metadata": {str(tuple(path.split("/"))): _leaf(path) for path in arrays},
+        "use_ocdbt": True,
+        "use_zarr3": False,
+        "store_array_data_equal_to_fill_value": True,
+        "custom_metadata": None,
+    }
+    (folder / "_METADATA").write_text(json.dumps(metadata), "utf-8")
+
+
+def _context() -> ts.Context:
+    return ts.Context({"file_io_sync": False, "cache_pool": {"total_bytes_limit": 0}})
+
+
+def _spec(folder: Path, path: str) -> dict[str, Any]:
+    """Where orbax keeps an array."""
+    base = {"driver": "file", "path": f"{folder.resolve()}/"}
+    name = path.replace("/", ".")
+    return {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
+
+
+def _leaf(path: str) -> dict[str, Any]:
+    keys = [{"key": key, "key_type": 2} for key in path.split("/")]  # 2: of a dict
+    return {
+        "key_metadata": keys,
+        "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
+    }
+
+
+def _chunks(x: Lazy) -> list[int]:
+    """A layer, cut across its longest axis until a chunk is small enough."""
+    chunk = [1, *x.shape[1:]] if x.stacked else list(x.shape)
+    while math.prod(chunk) * x.dtype.itemsize > CHUNK:
+        longest = chunk.index(max(chunk))
+        chunk[longest] = -(-chunk[longest] // 2)
+    return chunk
