@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from flax.core import meta
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import numpy as safetensors
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
 from latentum_jax.convert.internvl import (
@@ -25,7 +24,6 @@ from latentum_jax.convert.latentum import TABLE, USAGE, config_from_published, p
 from latentum_jax.convert.weights import open_weights, shapes_of, write_weights
 from latentum_jax.data.frozenlake.samples import PROMPT
 from latentum_jax.files import whole_folder, write_json
-from latentum_jax.models.folder import USAGE as USAGE_FILE
 from latentum_jax.models.folder import (
     ModelFolder,
     expected_shapes,
@@ -87,11 +85,11 @@ def open_published(folder: str | Path, *, allow_pickle: bool = False) -> ModelFo
     try:
         config = config_from_published(values, _base_config(values, folder), shapes_of(weights))
         params = unflatten_dict(TABLE.open(weights, expected_shapes(config)), sep="/")
-        beside = read_beside(folder) | _carried_usage(weights, config)
+        usage = _usage_in(weights, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     chat, tokenizer = ChatConfig(fine_prompt=PROMPT), _tokenizer(folder, config)
-    return ModelFolder(config, chat, params, tokenizer, beside)
+    return ModelFolder(config, chat, params, tokenizer, usage, read_beside(folder))
 
 
 def write_published(path: str | Path, model: ModelFolder, *, dtype: str | None = None) -> None:
@@ -103,15 +101,14 @@ def write_published(path: str | Path, model: ModelFolder, *, dtype: str | None =
     Raises ValueError, before anything is written, where the published layout has no such model.
     """
     config = published_config(model.config)
-    beside = dict(model.beside)
-    usage = _usage(beside.pop(USAGE_FILE, None), model.config)
+    usage = Lazy.of(_even_usage(model.config) if model.usage is None else model.usage)
     tensors = TABLE.publish(in_dtype(model.params, dtype)) | USAGE.publish({"usage": usage})
     with whole_folder(path) as folder:
         write_json(folder / "config.json", config)
         write_json(folder / "generation_config.json", GENERATION)
         write_json(folder / "tokenizer_config.json", TOKENIZER)
         model.tokenizer.save(folder)
-        write_beside(folder, beside)
+        write_beside(folder, model.beside)
         write_weights(folder, tensors)
 
 
@@ -150,9 +147,8 @@ def open_internvl(
     copies = {p.replace("/und/", "/gen/"): x for p, x in flat.items() if "/und/" in p}
     fresh = _fresh(config, seed, set(expected_shapes(config)) - set(flat) - set(copies))
     params = unflatten_dict(flat | copies | fresh, sep="/")
-    return ModelFolder(
-        config, ChatConfig(), params, _tokenizer(folder, config), read_beside(folder)
-    )
+    tokenizer = _tokenizer(folder, config)
+    return ModelFolder(config, ChatConfig(), params, tokenizer, beside=read_beside(folder))
 
 
 def _fresh(config: LatentUMConfig, seed: int, paths: Iterable[str]) -> dict[str, Lazy]:
@@ -166,29 +162,18 @@ def _fresh(config: LatentUMConfig, seed: int, paths: Iterable[str]) -> dict[str,
     return {path: Lazy.of(np.asarray(x)) for path, x in made.items()}
 
 
-def _carried_usage(weights: Mapping[str, Lazy], config: LatentUMConfig) -> dict[str, bytes]:
-    """Code usage among the weights as a file beside ours; {} where there is none."""
-    c = config.quantizer
-    shapes = {"usage": (c.num_codebooks, c.codebook_size)}
+def _usage_in(weights: Mapping[str, Lazy], config: LatentUMConfig) -> Lazy | None:
+    """Code usage among the weights of a published checkpoint."""
     found = {key: x for key, x in weights.items() if key.endswith(".ema_usage")}
-    if not found:
-        return {}
-    return {USAGE_FILE: safetensors.save(USAGE.import_flat(found, shapes))}
+    return USAGE.open(found, {"usage": _usage_shape(config)})["usage"] if found else None
 
 
-def _usage(data: bytes | None, config: LatentUMConfig) -> Lazy:
-    """Code usage [C V] of that file, even without one."""
-    c = config.quantizer
-    shape = (c.num_codebooks, c.codebook_size)
-    if data is None:
-        return Lazy.of(np.full(shape, 1 / c.codebook_size, np.float32))
-    try:
-        usage = safetensors.load(data)["usage"]
-    except Exception as error:  # of several modules, for several kinds of damage
-        raise ValueError(f"{USAGE_FILE} cannot be read: {error}") from error
-    if usage.shape != shape:
-        raise ValueError(f"{USAGE_FILE} holds {list(usage.shape)}, expected {list(shape)}")
-    return Lazy.of(usage)
+def _even_usage(config: LatentUMConfig) -> np.ndarray:
+    return np.full(_usage_shape(config), 1 / config.quantizer.codebook_size, np.float32)
+
+
+def _usage_shape(config: LatentUMConfig) -> tuple[int, int]:
+    return config.quantizer.num_codebooks, config.quantizer.codebook_size
 
 
 def _tokenizer(folder: Path, config: LatentUMConfig) -> Tokenizer:

@@ -48,6 +48,7 @@ class LatentUM:
     def __init__(self, folder: ModelFolder, *, dtype: str = "float32"):
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
+        self.usage = None if folder.usage is None else np.asarray(folder.usage)
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
         self.params = {
@@ -84,7 +85,8 @@ class LatentUM:
         if layout not in ("ours", "published"):
             raise ValueError(f"layout is {layout!r}, expected 'ours' or 'published'")
         write = write_folder if layout == "ours" else write_published
-        folder = ModelFolder(self.config, self.chat, self.params, self.tokenizer, self.beside)
+        goes_along = self.usage, self.beside
+        folder = ModelFolder(self.config, self.chat, self.params, self.tokenizer, *goes_along)
         write(path, folder, dtype=dtype)
 
     def answer(

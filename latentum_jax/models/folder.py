@@ -31,8 +31,7 @@ from latentum_jax.models.stored import (
 from latentum_jax.tokenizer import Tokenizer
 
 FORMAT = "latentum_jax-1"
-WEIGHTS, CHECKPOINT = "model.safetensors", "params"
-USAGE = "usage.safetensors"
+WEIGHTS, CHECKPOINT, USAGE = "model.safetensors", "params", "usage.safetensors"
 BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -43,7 +42,6 @@ BESIDE = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
-    USAGE,
 )
 Storage = Literal["safetensors", "orbax"]
 
@@ -52,15 +50,16 @@ Storage = Literal["safetensors", "orbax"]
 class ModelFolder:
     """What a folder holds; `params` is a nested dict of fp32 numpy arrays, or of `Lazy` ones.
 
-    beside: files by name that go along as they are, for no one here to read but `tokenizer.json`:
-    the tokenizer's others, and how often each code was used in training (`usage.safetensors`),
-    which a published checkpoint has among its weights.
+    usage: share of each code in training [C V], which a published checkpoint has among its weights
+    and the model never reads; None where it was not kept.
+    beside: the tokenizer's files and generation_config.json by name, to go along as they are.
     """
 
     config: LatentUMConfig
     chat: ChatConfig
     params: Params
     tokenizer: Tokenizer
+    usage: np.ndarray | Lazy | None = None
     beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
@@ -74,6 +73,8 @@ def write_folder(
     """Writes a model with its weights as `write_params` does; replaces an old one."""
     with whole_folder(path) as folder:
         write_params(folder, model.params, dtype, storage)
+        if model.usage is not None:
+            write_safetensors(folder / USAGE, {"usage": Lazy.of(model.usage)})
         config = {
             "format": FORMAT,
             "model": model.config.to_dict(),
@@ -125,7 +126,17 @@ def open_folder(path: str | Path) -> ModelFolder:
     config, chat = _read_config(path)
     flat = open_params(path, expected_shapes(config))
     params = traverse_util.unflatten_dict(flat, sep="/")
-    return ModelFolder(config, chat, params, Tokenizer.from_folder(path), read_beside(path))
+    tokenizer, usage = Tokenizer.from_folder(path), _open_usage(path, config)
+    return ModelFolder(config, chat, params, tokenizer, usage, read_beside(path))
+
+
+def _open_usage(path: Path, config: LatentUMConfig) -> Lazy | None:
+    if not (path / USAGE).is_file():
+        return None
+    q = config.quantizer
+    found = open_safetensors(path / USAGE)
+    _compare(found, {"usage": (q.num_codebooks, q.codebook_size)}, path / USAGE)
+    return found["usage"]
 
 
 def in_memory(model: ModelFolder) -> ModelFolder:

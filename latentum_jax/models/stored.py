@@ -189,18 +189,17 @@ def write_checkpoint(folder: Path, arrays: Mapping[str, Lazy]) -> None:
     folder.mkdir()
     context = _context()
     for path, x in arrays.items():
-        chunks = _chunks(x)
         spec = _spec(folder, path) | {
             "dtype": x.dtype.name,
             "metadata": {
                 "shape": x.shape,
-                "chunks": chunks,
+                "chunks": _chunks(x),
                 "compressor": {"id": "zstd", "level": 1},
             },
+            # Zeros are written too: orbax takes a chunk that is not there for one that was lost.
+            "store_data_equal_to_fill_value": True,
         }
-        # Zeros are written too: orbax takes a chunk that is not there for one that was lost.
-        how = {"create": True, "store_data_equal_to_fill_value": True, "context": context}
-        store = ts.open(spec, **how).result()
+        store = ts.open(spec, create=True, context=context).result()
         for index, value in x.parts():
             store[index].write(value).result()
     metadata = {
