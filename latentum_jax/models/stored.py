@@ -167,15 +167,8 @@ def open_checkpoint(folder: Path) -> dict[str, Lazy]:
 
 
 def _open_array(folder: Path, path: str) -> Lazy:
-    def complete(request: Any) -> Any:
-        try:
-            return request.result()
-        except Exception as error:  # tensorstore raises whatever fits its status
-            reason = str(error).split(" [")[0]
-            raise ValueError(f"{folder}: {path} cannot be read: {reason}") from error
-
-    store = complete(ts.open(_spec(folder, path), open=True, read=True, context=_context()))
-    read = lambda index: np.asarray(complete(store[index].read()))  # noqa: E731
+    store = _done(ts.open(_spec(folder, path), open=True, read=True, context=_context()), path)
+    read = lambda index: np.asarray(_done(store[index].read(), path))  # noqa: E731
     a_layer_a_chunk = store.rank > 1 and store.chunk_layout.read_chunk.shape[0] == 1
     return Lazy(tuple(store.shape), store.dtype.numpy_dtype, read, a_layer_a_chunk)
 
@@ -199,9 +192,9 @@ def write_checkpoint(folder: Path, arrays: Mapping[str, Lazy]) -> None:
             # Zeros are written too: orbax takes a chunk that is not there for one that was lost.
             "store_data_equal_to_fill_value": True,
         }
-        store = ts.open(spec, create=True, context=context).result()
+        store = _done(ts.open(spec, create=True, context=context), path)
         for index, value in x.parts():
-            store[index].write(value).result()
+            _done(store[index].write(value), path)
     metadata = {
         "tree_metadata": {str(tuple(path.split("/"))): _leaf(path) for path in arrays},
         "use_ocdbt": True,
@@ -210,6 +203,14 @@ def write_checkpoint(folder: Path, arrays: Mapping[str, Lazy]) -> None:
         "custom_metadata": None,
     }
     (folder / "_METADATA").write_text(json.dumps(metadata), "utf-8")
+
+
+def _done(request: ts.Future | ts.WriteFutures, path: str) -> Any:
+    """What tensorstore was asked for. Raises ValueError, one sentence, where it failed."""
+    try:
+        return request.result()
+    except Exception as error:  # whatever fits the status
+        raise ValueError(f"{path}: {str(error).split(' [')[0]}") from error
 
 
 def _context() -> ts.Context:
