@@ -96,6 +96,16 @@ BAD = [
     ("eval questions --out out --checkpoint nowhere", "there is no model at nowhere"),
     ("demo --out words.png -m", "words.png is a file, expected a folder"),
     ("demo --out out --checkpoint foreign", "is not a model of this library"),
+    ("convert foreign out", "foreign is neither a LatentUM nor a decoder"),
+    ("convert none out", "none is not a model folder: it has no config.json"),
+    ("convert altered out", "down_proj/kernel has shape"),
+    ("convert altered foreign", "foreign is there already"),
+    ("convert altered words.png", "words.png is a file, expected a folder"),
+    ("convert words.png out", "words.png is damaged or cut short"),
+    ("convert altered out --to torch", "argument --to: invalid choice: 'torch'"),
+    ("convert altered out --dtype int8", "argument --dtype: invalid choice: 'int8'"),
+    ("convert altered out --references 1", "references are asked for with SD3.5 alone"),
+    ("convert altered", "arguments are required: DST"),
     ("train --config nope --workdir run", "there is no config 'nope'"),
     ("train --config nope.py --workdir run", "there is no config file nope.py"),
     ("train --config frozenlake_tiny --workdir run --config.modle=1", "no config key 'modle'"),
@@ -219,6 +229,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, model, capsys, monkeypatch):
     assert cli.main([*argv, "--out", str(tmp_path / "a.npz")]) == 2
     assert capsys.readouterr() == ("", "latentum: error: No space left on device\n")
     assert listing(tmp_path) == []
+
+
+def test_convert(tmp_path, model, capsys):
+    """A converted model would say something else, or not be found."""
+    assert cli.main(["convert", str(model), str(tmp_path / "ours"), "--to", "ours"]) == 0
+    assert capsys.readouterr().out == f"a model of this library, converted: {tmp_path / 'ours'}\n"
+    told = []
+    for folder in (model, tmp_path / "ours"):
+        drawn = ["--out", str(tmp_path / "codes.npz"), "--checkpoint", str(folder)]
+        assert cli.main(["generate", "a maze", *drawn]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
 
 
 def test_answer_and_plan(maze, model, capsys):

@@ -13,8 +13,10 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from latentum_jax.convert.published import read_model
+from latentum_jax.convert.command import convert
+from latentum_jax.convert.published import open_model, read_model
 from latentum_jax.models.attention import Placement
+from latentum_jax.models.folder import read_folder, write_folder
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.models.mome import Stream
 from tests import published
@@ -119,6 +121,18 @@ def test_the_generation_branch_begins_as_a_copy(folder):
     jax.tree.map(np.testing.assert_array_equal, layers["gen"], layers["und"])
     assert ours.config.quantizer == like().quantizer and ours.config.head == like().head
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(ours.params))
+
+
+def test_convert(folder, tmp_path):
+    """Breaks if the command makes another model of it than training starts from."""
+    lazy = open_model(folder, like())
+    write_folder(tmp_path / "ours", lazy, dtype=None, storage="orbax")
+    ours, expected = read_folder(tmp_path / "ours"), read_model(folder, like())
+    assert ours.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, ours.params, expected.params)
+    convert(tmp_path / "ours", tmp_path / "published")
+    again = read_model(tmp_path / "published")
+    jax.tree.map(np.testing.assert_array_equal, again.params, expected.params)
 
 
 def test_what_is_not_one_is_refused(folder, tmp_path):

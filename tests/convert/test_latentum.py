@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.convert.latentum import TABLE, config_from_published
+from latentum_jax.convert.latentum import (
+    TABLE,
+    USAGE,
+    config_from_published,
+    published_config,
+)
+from latentum_jax.convert.table import Row, Table
 from latentum_jax.models.folder import expected_shapes
 from tests import published
 from tests.published import GOLDEN
@@ -14,7 +20,7 @@ from tests.published import GOLDEN
 QKV = "internvl.vision_model.encoder.layers.1.attn.qkv.weight"
 
 
-def published_config() -> dict:
+def fixture_config() -> dict:
     return json.loads((GOLDEN / "tiny/config.json").read_text())
 
 
@@ -34,8 +40,8 @@ def test_full_size_checkpoint_fits():
     """Every published tensor of LatentUM-Base has its place and shape, and none is left over."""
     listed = json.loads((GOLDEN / "full_size_keys.json").read_text())["latentum_base"]
     listed = {key: tuple(shape) for key, (shape, _) in listed.items()}
-    expected = TABLE.published_shapes(expected_shapes(LatentUMConfig()))
-    assert {k: s for k, s in listed.items() if not k.endswith("ema_usage")} == expected
+    usage = USAGE.published_shapes({"usage": (8, 2048)})
+    assert TABLE.published_shapes(expected_shapes(LatentUMConfig())) | usage == listed
 
 
 def test_table_covers_every_parameter_once():
@@ -90,7 +96,7 @@ def test_config():
 
 def test_config_of_the_base_model_may_come_separately():
     """Published checkpoints leave `internvl_config` empty."""
-    values = published_config()
+    values = fixture_config()
     base, values["internvl_config"] = values["internvl_config"], {}
     assert config_from_published(values, base) == published.config()
     with pytest.raises(ValueError, match="OpenGVLab/InternVL3_5-4B"):
@@ -99,11 +105,31 @@ def test_config_of_the_base_model_may_come_separately():
 
 def test_config_errors_name_the_value():
     """Another architecture is refused by name, not by a crash later on."""
-    values = published_config()
+    values = fixture_config()
     values["internvl_config"]["vision_config"]["qk_normalization"] = True
     with pytest.raises(ValueError, match="qk_normalization is True, expected False"):
         config_from_published(values)
-    values = published_config()
+    values = fixture_config()
     del values["internvl_config"]["llm_config"]["rope_theta"]
     with pytest.raises(ValueError, match="lacks 'rope_theta'"):
         config_from_published(values)
+
+
+def test_two_claims_of_one_place():
+    """Breaks if a slip in a table lets one weight overwrite another."""
+    shapes, state = {"a": (2,)}, {"x": np.zeros(2, np.float32), "y": np.zeros(2, np.float32)}
+    with pytest.raises(ValueError, match="two keys of a model claim a"):
+        Table("a model", (Row("x", "a"), Row("y", "a"))).import_flat(state, shapes)
+    with pytest.raises(ValueError, match="two parameters of a model claim x"):
+        Table("a model", (Row("x", "a"), Row("x", "b"))).import_flat(state, shapes | {"b": (2,)})
+    layers = (Row("layers.{}", "a"), Row("layers.{}", "b", first=1))
+    with pytest.raises(ValueError, match="two parameters of a model claim layers.1"):
+        Table("a model", layers).published_shapes({"a": (2, 3), "b": (2, 3)})
+
+
+def test_published_config_is_the_published_one():
+    """Breaks if a key of the published config.json is missing from ours, or means another size."""
+    assert published_config(published.config()) == fixture_config()
+    full = published_config(LatentUMConfig())
+    assert config_from_published(full) == LatentUMConfig()
+    assert full["base_model_name_or_path"] == "OpenGVLab/InternVL3_5-4B"
