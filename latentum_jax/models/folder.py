@@ -142,7 +142,8 @@ def _open_usage(path: Path, config: LatentUMConfig) -> Lazy | None:
 def in_memory(model: ModelFolder) -> ModelFolder:
     """A model whose parameters are all read, in fp32."""
     params = jax.tree.map(lambda x: np.asarray(x[...], np.float32), model.params)
-    return dataclasses.replace(model, params=params)
+    usage = None if model.usage is None else model.usage[...]
+    return dataclasses.replace(model, params=params, usage=usage)
 
 
 def open_params(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Lazy]:

@@ -94,6 +94,10 @@ def test_of_two_dtypes(folder, tmp_path):
     for path, x in stored.open_checkpoint(tmp_path / "ours/params").items():
         expected = np.float32 if path.startswith("quantizer/") else ml_dtypes.bfloat16
         assert x.dtype == expected, path
+    convert(tmp_path / "ours", tmp_path / "mixed")
+    convert(tmp_path / "mixed", tmp_path / "again")
+    for path, x in stored.open_checkpoint(tmp_path / "again/params").items():
+        np.testing.assert_array_equal(x, stored.open_checkpoint(tmp_path / "ours/params")[path])
     with pytest.raises(ValueError, match="dtype is 'int8', expected one of"):
         convert(folder, tmp_path / "other", dtype="int8")
     assert not (tmp_path / "other").exists()

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -19,6 +20,7 @@ VALUES = {
     "a/kernel": RNG.standard_normal((3, 4, 5)).astype(np.float32),
     "a/scale": RNG.standard_normal(7).astype(ml_dtypes.bfloat16),
     "b": np.zeros((2, 3), np.float16),
+    "c": RNG.standard_normal(2).astype(np.float32),
 }
 ARRAYS = {path: Lazy.of(value) for path, value in VALUES.items()}
 
@@ -37,22 +39,37 @@ def test_safetensors_reads_what_we_write(tmp_path):
     with safe_open(str(tmp_path / "x.safetensors"), "np") as opened:
         assert opened.metadata() == {"format": "pt"}
     same(stored.open_safetensors(tmp_path / "x.safetensors"))
+    torch_reads = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(torch_reads["c"], VALUES["c"])
 
 
 def test_orbax_reads_what_we_write(tmp_path):
     """Breaks if our metadata are not orbax's, or zeros look like a chunk that was lost."""
     stored.write_checkpoint(tmp_path / "x", ARRAYS)
     same(stored.open_checkpoint(tmp_path / "x"))
-    target = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in VALUES.items()}
-    target = {"a": {k: target[f"a/{k}"] for k in ("kernel", "scale")}, "b": target["b"]}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for path, x in VALUES.items()
+    }
+    target = {
+        "a": {k: target[f"a/{k}"] for k in ("kernel", "scale")},
+        **{k: target[k] for k in "bc"},
+    }
     made = ocp.StandardCheckpointer().restore(tmp_path / "x", target)
-    same({"a/kernel": made["a"]["kernel"], "a/scale": made["a"]["scale"], "b": made["b"]})
+    same(
+        {
+            "a/kernel": made["a"]["kernel"],
+            "a/scale": made["a"]["scale"],
+            "b": made["b"],
+            "c": made["c"],
+        }
+    )
 
 
 def test_we_read_what_orbax_writes(tmp_path):
     """Breaks if a checkpoint that somebody saved through orbax itself is not read."""
     tree = {"a": {k: jnp.asarray(VALUES[f"a/{k}"]) for k in ("kernel", "scale")}}
-    tree["b"] = jnp.asarray(VALUES["b"])
+    tree |= {k: jnp.asarray(VALUES[k]) for k in "bc"}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "x", tree)
     same(stored.open_checkpoint(tmp_path / "x"))
