@@ -16,15 +16,7 @@ from latentum_jax.images import (
     tile_grid,
     tiles,
 )
-
-try:  # InternVL's processor, the one that goes through PIL
-    from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as internvl
-
-    InternVLProcessor = internvl.GotOcr2ImageProcessorPil
-except ImportError:  # transformers 4
-    from transformers.models.got_ocr2 import image_processing_got_ocr2 as internvl
-
-    InternVLProcessor = internvl.GotOcr2ImageProcessor
+from tests.internvl import image_processor, processing
 
 GOLDEN = Path(__file__).parent / "golden/preprocess"
 RED = (200, 30, 10)
@@ -91,7 +83,7 @@ def test_grid_of_tiles_is_that_of_transformers(max_tiles):
     shapes = [(i * step, j * step) for step in (80, 280, 500) for i in SIDES for j in SIDES]
     shapes += [tuple(int(2 ** rng.uniform(1, 13)) for _ in range(2)) for _ in range(1168)]
     for width, height in shapes:
-        expected = internvl.get_optimal_tiled_canvas((height, width), (448, 448), 1, max_tiles)
+        expected = processing.get_optimal_tiled_canvas((height, width), (448, 448), 1, max_tiles)
         assert tile_grid((width, height), 448, max_tiles) == expected, (width, height)
 
 
@@ -124,10 +116,7 @@ def test_tiles_are_cut_row_by_row():
 
 def test_tiles_are_those_of_transformers():
     """Breaks if the squeeze to the grid is another: pixels to the level."""
-    size = {"height": 56, "width": 56}
-    theirs = InternVLProcessor(
-        crop_to_patches=True, size=size, do_rescale=False, do_normalize=False
-    )
+    theirs = image_processor(56, do_rescale=False, do_normalize=False)
     picture = load_image(GOLDEN / "img.png")
     for shape in ((150, 90), (40, 90), (90, 90)):
         part = picture.crop((0, 0, *shape))
