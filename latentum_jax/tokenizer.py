@@ -105,7 +105,9 @@ def _read_slow(folder: Path) -> BaseTokenizer:
             "transformers`"
         ) from error
     try:
-        read = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        read = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         base, stated = read.backend_tokenizer, _stated_ids(folder)
     except Exception as error:  # whatever a broken file leads transformers to
         reason = str(error).strip().splitlines() or [type(error).__name__]

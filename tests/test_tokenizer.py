@@ -1,7 +1,6 @@
 """Qwen's real vocabulary in both forms of folder, against transformers and against tiktoken."""
 
 import json
-import shutil
 import sys
 
 import pytest
@@ -67,7 +66,6 @@ def folder(qwen, tmp_path_factory):
     (path / "special_tokens_map.json").write_text(json.dumps(named))
     ids = {token["content"]: int(number) for number, token in tokens.items()}
     (path / "added_tokens.json").write_text(json.dumps(ids))
-    shutil.copyfile(GOLDEN / "tiny/config.json", path / "config.json")
     return path
 
 
@@ -135,6 +133,17 @@ def test_slow_files_of_the_tiny_model(small_folder):
     assert slow.ids == whole.ids
     for text in TEXTS[:1] + TEXTS[10:13]:
         assert slow.encode(text) == whole.encode(text)
+
+
+def test_code_in_the_folder_is_not_asked_about(small_folder, monkeypatch):
+    """Breaks if a user must answer whether to run InternVL's own code, which its config names."""
+    code = {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}
+    config = {"model_type": "internvl_chat", "auto_map": code}
+    (small_folder / "config.json").write_text(json.dumps(config))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "n")
+    assert Tokenizer.from_folder(small_folder).ids.img == 861
+    assert not asked
 
 
 def renumbered(folder):
