@@ -1,5 +1,6 @@
 """The world model against the public code: its words, codes and rollout; then bad input."""
 
+import functools
 import json
 
 import numpy as np
@@ -10,8 +11,10 @@ from latentum_jax.generate.sampling import GREEDY, Sampling
 from latentum_jax.generate.world import Action, action_text, prompt
 from latentum_jax.images import load_image, preprocess
 from latentum_jax.models.folder import ModelFolder
+from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.tokenizer import Tokenizer, user_turn
+from tests.decoders import pixel_decoder
 from tests.published import GOLDEN, config, outputs, params
 
 FRAMES = [GOLDEN / f"world_model/context_{i}.png" for i in range(4)]
@@ -71,6 +74,20 @@ def test_rollout_is_the_published_one(model, text):
     np.testing.assert_array_equal(z_q, golden["z_q_step1"])
     assert first == second == FRAMES
     assert [seeds for _, _, seeds in stub.given] == [[0], [1]]
+
+
+def test_rollout_through_a_reference_decoder(model, text):
+    """Breaks if what a decoder takes and gives is not what a rollout hands on."""
+    network, decoder_params = pixel_decoder("ref_decoder_tiny")
+    decoder = PixelDecoder(network.config, decoder_params)
+    decode = functools.partial(decoder.decode, steps=1)
+    codes, pictures = model.rollout(FRAMES, text["actions"], decode, sampling=GREEDY, seeds=[3, 4])
+    np.testing.assert_array_equal(codes[:1], outputs("world_model/out")["codes_step0"])
+    assert pictures.shape == (2, 112, 112, 3) and pictures.dtype == np.uint8
+    expected = decode(model.z_q(codes[1:]), references=FRAMES, seeds=[4])
+    np.testing.assert_array_equal(pictures[1:], expected)
+    again = model.predict([[*FRAMES[1:], pictures[0]]], [text["actions"][1:]], sampling=GREEDY)
+    np.testing.assert_array_equal(again, codes[1:])
 
 
 def test_rows_do_not_depend_on_batch_mates(model, text):
