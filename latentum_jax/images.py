@@ -84,11 +84,27 @@ def square(
     loaded = load_image(image)
     if canvas is None:
         return np.asarray(loaded.resize((size, size), filters[resample]))
-    scale = size / max(canvas, *loaded.size)
-    shape = tuple(max(1, round(side * scale)) for side in loaded.size)
     laid = Image.new("RGB", (size, size))
-    laid.paste(loaded.resize(shape, filters[resample]))
+    laid.paste(loaded.resize(_laid(loaded.size, size, canvas), filters[resample]))
     return np.asarray(laid)
+
+
+def unlaid(picture: np.ndarray, shape: tuple[int, int], vision: VisionConfig) -> np.ndarray:
+    """What `square` made of a picture of (width, height) pixels, brought back to them.
+
+    `picture` is uint8 [size, size, 3], of any size; the result is uint8 [height, width, 3].
+    """
+    size, whole = len(picture), Image.fromarray(picture)
+    box = (size, size) if vision.canvas is None else _laid(shape, size, vision.canvas)
+    part = whole.crop((0, 0, *box))
+    return np.asarray(part.resize(shape, Image.Resampling.BILINEAR))
+
+
+def _laid(shape: tuple[int, int], size: int, canvas: int) -> tuple[int, int]:
+    """Width and height that a picture of `shape` gets on a canvas shrunk to `size`."""
+    scale = size / max(canvas, *shape)
+    width, height = (max(1, round(side * scale)) for side in shape)
+    return width, height
 
 
 def see(
