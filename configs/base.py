@@ -2,14 +2,16 @@
 
 from ml_collections import ConfigDict
 
-from latentum_jax.config import ChatConfig, LatentUMConfig
+from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
 
 
-def base(model: LatentUMConfig) -> ConfigDict:
+def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigDict:
     """A stage with no data yet."""
     return ConfigDict(
         {
             "model": model.to_dict(),
+            "decoder": (decoder or DecoderConfig()).to_dict(),
+            "latentum": "",  # pixel_decoder: the model whose z_q is drawn
             "tokenizer": "",
             "chat": vars(ChatConfig()) | {},
             "stage": "",
@@ -44,7 +46,8 @@ def base(model: LatentUMConfig) -> ConfigDict:
             },
             "objective": "kl",  # mbaq: kl, mse or cosine
             "condition_dropout": 0.1,  # of the rows that only draw
-            "part": "joint",  # sft: joint, language or vision
+            "part": "joint",  # sft: joint, language or vision; pixel_decoder: context or all
+            "kl_weight": 1e-4,  # vae
             "cut": "exclusive",  # sft: exclusive or inclusive
             "code_noise": 0.15,  # sft: of the codes shown in U
             "stale_tokens": 0.0,  # sft: of the tokens given to G, on average

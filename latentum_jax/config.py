@@ -174,7 +174,9 @@ class MMDiTConfig:
     """SD3.5-medium's MMDiT-X, its text replaced by the z_q of an image (section 3.1.4).
 
     The first `dual_layers` blocks attend over the image alone besides. `references` frames are
-    concatenated to the noisy latents, channel by channel (appendix D).
+    concatenated to the noisy latents, channel by channel (appendix D). The published context has
+    no positions: its z_q says where it is. Codes of a small codebook are the same wherever they
+    are, and `token_patches`, the patches along a side of a visual token, gives each their position.
     """
 
     depth: int = 24
@@ -187,6 +189,7 @@ class MMDiTConfig:
     dual_layers: int = 13
     position_side: int = 384  # patches along a side of the position table
     references: int = 0
+    token_patches: int | None = None
 
     @classmethod
     def tiny(cls) -> "MMDiTConfig":
@@ -199,6 +202,7 @@ class MMDiTConfig:
             context_dim=32,
             dual_layers=1,
             position_side=16,
+            token_patches=2,
         )
 
 

@@ -2,7 +2,8 @@
 
 Both public paths squeeze the picture to a square, without cropping: image question answering with
 PIL's bicubic filter, the planner, the world model and training with PIL's bilinear one. A model may
-lay pictures on a canvas instead, so that what is drawn at one scale is seen at one scale.
+lay pictures on a canvas instead, so that what is drawn at one scale is seen at one scale, and
+InternVL, which all this began as, cuts a picture into tiles.
 """
 
 from pathlib import Path
@@ -83,11 +84,27 @@ def square(
     loaded = load_image(image)
     if canvas is None:
         return np.asarray(loaded.resize((size, size), filters[resample]))
-    scale = size / max(canvas, *loaded.size)
-    shape = tuple(max(1, round(side * scale)) for side in loaded.size)
     laid = Image.new("RGB", (size, size))
-    laid.paste(loaded.resize(shape, filters[resample]))
+    laid.paste(loaded.resize(_laid(loaded.size, size, canvas), filters[resample]))
     return np.asarray(laid)
+
+
+def unlaid(picture: np.ndarray, shape: tuple[int, int], vision: VisionConfig) -> np.ndarray:
+    """What `square` made of a picture of (width, height) pixels, brought back to them.
+
+    `picture` is uint8 [size, size, 3], of any size; the result is uint8 [height, width, 3].
+    """
+    size, whole = len(picture), Image.fromarray(picture)
+    box = (size, size) if vision.canvas is None else _laid(shape, size, vision.canvas)
+    part = whole.crop((0, 0, *box))
+    return np.asarray(part.resize(shape, Image.Resampling.BILINEAR))
+
+
+def _laid(shape: tuple[int, int], size: int, canvas: int) -> tuple[int, int]:
+    """Width and height that a picture of `shape` gets on a canvas shrunk to `size`."""
+    scale = size / max(canvas, *shape)
+    width, height = (max(1, round(side * scale)) for side in shape)
+    return width, height
 
 
 def see(
@@ -98,6 +115,47 @@ def see(
 ) -> np.ndarray:
     """`square` as a model's vision encoder wants it, before `normalise`: uint8 [P, P, 3]."""
     return square(image, vision.image_size, canvas=vision.canvas, resample=resample)
+
+
+def tiles(
+    image: ImageLike, size: int, *, max_tiles: int = 12, thumbnail: bool = True
+) -> np.ndarray:
+    """Cuts a picture into squares as InternVL does, as uint8 [n, size, size, 3].
+
+    The picture is squeezed, bicubically, to the grid of `tile_grid` and cut row by row. Where that
+    makes more than one tile, the whole picture in one square follows, unless `thumbnail` is False.
+
+    Raises:
+      ValueError: as `square`, or `max_tiles` is below 1.
+    """
+    if size < 1 or max_tiles < 1:
+        raise ValueError(f"{max_tiles} tiles of {size} pixels, expected at least 1 of both")
+    loaded = load_image(image)
+    columns, rows = tile_grid(loaded.size, size, max_tiles)
+    grid = loaded.resize((columns * size, rows * size), Image.Resampling.BICUBIC)
+    cut = np.asarray(grid).reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
+    cut = cut.reshape(rows * columns, size, size, 3)
+    if not thumbnail or len(cut) == 1:
+        return cut
+    return np.concatenate([cut, square(loaded, size, resample="bicubic")[None]])
+
+
+def tile_grid(shape: tuple[int, int], size: int, max_tiles: int) -> tuple[int, int]:
+    """Columns and rows of the tiles for a picture of (width, height) pixels, at most `max_tiles`.
+
+    InternVL's rule: the grid whose proportions are nearest to the picture's, the smaller of two as
+    near, unless the picture has more than half the larger one's pixels.
+    """
+    width, height = shape
+    sides = range(1, max_tiles + 1)
+    grids = [(i, j) for i in sides for j in sides if i * j <= max_tiles]
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        off = abs(width / height - columns / rows)
+        roomy = width * height > 0.5 * size * size * columns * rows
+        if off < nearest or (off == nearest and roomy):
+            best, nearest = (columns, rows), off
+    return best
 
 
 def normalise(pixels: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from latentum_jax.convert.published import open_model, write_published
+from latentum_jax.generate import world
 from latentum_jax.generate.engine import Limits, Rows, interleave
-from latentum_jax.generate.image import generate
+from latentum_jax.generate.image import generate, generate_after
+from latentum_jax.generate.prompt import embed_images, embed_prompt, with_slots
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
-from latentum_jax.images import ImageLike, normalise, see
+from latentum_jax.images import ImageLike, normalise, see, tiles
 from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import CHECKPOINT, ModelFolder, write_folder
 from latentum_jax.pixel_decoder import STEPS, PixelDecoder
@@ -25,6 +27,7 @@ from latentum_jax.tokenizer import user_turn
 STEP_TEXT = 8  # tokens before each image of a fine plan, where the caller does not say
 PLAN_TEXT = 144  # tokens before and after the image of a coarse one
 PROMPT_STEP = 32  # prompts are padded to a multiple of this, so that few programs are compiled
+TILE_STEP = 4  # and batches of tiles to a multiple of this
 Features = Literal["continuous", "quantized"]
 
 
@@ -97,14 +100,23 @@ class LatentUM:
         features: Features = "continuous",
         sampling: Sampling = GREEDY,
         max_new_tokens: int = 128,
+        max_tiles: int = 1,
         seeds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Answers one question about each image, from mlp1's features or from quantized ones."""
-        pixels = self._pixels(images, "bicubic")
+        """Answers one question about each image, from mlp1's features or from quantized ones.
+
+        With `max_tiles` above 1 an image is seen as InternVL sees it, as up to so many tiles and a
+        thumbnail; the published LatentUM squeezes it into one.
+        """
         if features not in ("continuous", "quantized"):
             raise ValueError(f"features is {features!r}, expected 'continuous' or 'quantized'")
-        shown = _embed_images(self.model, self.params, pixels, features == "quantized")
-        return self._answer(shown, questions, sampling, max_new_tokens, seeds)
+        if max_tiles == 1:
+            pixels = self._pixels(images, "bicubic")
+            counts = [1] * len(pixels)
+        else:
+            pixels, counts = self._tiles(images, max_tiles)
+        shown = embed_images(self.model, self.params, pixels, features == "quantized")
+        return self._answer(shown, counts, questions, sampling, max_new_tokens, seeds)
 
     def describe(
         self,
@@ -117,7 +129,7 @@ class LatentUM:
     ) -> list[str]:
         """Answers one question about each latent image [B L C], with no pixels in between."""
         shown = _show(self.model, self.params, jnp.asarray(codes))
-        return self._answer(shown, questions, sampling, max_new_tokens, seeds)
+        return self._answer(shown, [1] * len(shown), questions, sampling, max_new_tokens, seeds)
 
     def generate(
         self,
@@ -161,6 +173,77 @@ class LatentUM:
         pictures = decoder.decode(self.z_q(codes), steps=steps, seeds=seeds)
         return [Image.fromarray(picture) for picture in pictures]
 
+    def predict(
+        self,
+        frames: Sequence[Sequence[ImageLike]],
+        actions: Sequence[Sequence[world.Action | str]],
+        *,
+        guidance: float = 1.0,
+        sampling: Sampling = SAMPLED,
+        seeds: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Draws the frame that follows each row's frames (appendix D): codes int32 [B L C].
+
+        A row has an action for each of its frames: those between them, and the one to come.
+        `Action(dx, dy, dyaw)`, in meters and degrees, may be a string; other words are taken as
+        they are. A published world model knows 4 frames.
+        """
+        sizes = [len(row) for row in frames]
+        if sizes != [len(row) for row in actions]:
+            told = [len(row) for row in actions]
+            raise ValueError(f"rows of {sizes} frames and {told} actions, expected as many of both")
+        pixels = self._pixels([frame for row in frames for frame in row], "bilinear")
+        shown = embed_images(self.model, self.params, pixels, False)
+        prompts = [user_turn(world.prompt(row), self.chat.system) for row in actions]
+        counts = [[1] * size for size in sizes]
+        embedded, lengths = self._embed(prompts, shown, counts, self.config.vision.num_tokens)
+        codes = generate_after(
+            self.model,
+            self.params,
+            embedded,
+            lengths,
+            row_seeds(seeds, len(prompts)),
+            ids=self.ids,
+            sampling=sampling,
+            guidance=guidance,
+        )
+        return np.asarray(codes)
+
+    def rollout(
+        self,
+        frames: Sequence[ImageLike],
+        actions: Sequence[world.Action | str],
+        decode: Callable[..., np.ndarray],
+        *,
+        sampling: Sampling = SAMPLED,
+        seeds: Sequence[int] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws frame after frame: codes [steps L C] and pictures [steps P P 3], as published.
+
+        The window of `frames` slides over the decoded 8-bit pictures, while the decoder goes on
+        from the given frames to the end.
+
+        Args:
+          frames: the F observed ones, oldest first.
+          actions: the F - 1 between them, then one for each step.
+          decode: `PixelDecoder.decode` of a decoder that takes F references, or a stand-in.
+          sampling: of the codes.
+          seeds: one for each step, 0, 1, ... by default.
+
+        Raises:
+          ValueError: fewer actions than frames, or whatever `predict` or `decode` refuse.
+        """
+        count = len(frames)
+        if len(actions) < count:
+            raise ValueError(f"{len(actions)} actions, expected at least one for {count} frames")
+        seen, codes = list(frames), []
+        for step, seed in enumerate(row_seeds(seeds, len(actions) - count + 1).tolist()):
+            window = slice(step, step + count)
+            settings = {"sampling": sampling, "seeds": [seed]}
+            codes.append(self.predict([seen[window]], [actions[window]], **settings))
+            seen.extend(decode(self.z_q(codes[-1]), references=frames, seeds=[seed]))
+        return np.concatenate(codes), np.stack(seen[count:])
+
     def plan(
         self,
         images: ImageLike | Sequence[ImageLike],
@@ -185,7 +268,7 @@ class LatentUM:
         prompt = own if prompt is None else prompt
         if not prompt.strip():
             raise ValueError(f"the prompt is empty: this model has none of its own for {mode!r}")
-        shown = _embed_images(self.model, self.params, self._pixels(images, "bilinear"), False)
+        shown = embed_images(self.model, self.params, self._pixels(images, "bilinear"), False)
         fine = mode == "fine"
         limits = Limits(
             steps=max_steps if fine else 2,
@@ -193,7 +276,7 @@ class LatentUM:
             text=max_text or (STEP_TEXT if fine else PLAN_TEXT),
         )
         prompts = [user_turn(f"{prompt}<image>", self.chat.system)] * len(shown)
-        rows = self._interleave(prompts, shown, limits, text, codes, seeds)
+        rows = self._interleave(prompts, shown, [[1]] * len(shown), limits, text, codes, seeds)
         return [self._plan(rows, i) for i in range(len(shown))]
 
     def steps_that_fit(self, max_text: int = STEP_TEXT) -> int:
@@ -214,36 +297,37 @@ class LatentUM:
     def _answer(
         self,
         shown: jax.Array,
+        counts: Sequence[int],
         questions: str | Sequence[str],
         sampling: Sampling,
         max_new_tokens: int,
         seeds: Sequence[int] | None,
     ) -> list[str]:
-        asked = [questions] * len(shown) if isinstance(questions, str) else list(questions)
-        if len(asked) != len(shown):
-            raise ValueError(f"{len(asked)} questions about {len(shown)} images, expected as many")
+        """Answers about images, each of which is the next `counts[i]` of the `shown` [N L D]."""
+        asked = [questions] * len(counts) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(counts):
+            raise ValueError(f"{len(asked)} questions about {len(counts)} images, expected as many")
         for question in asked:
             if not question.strip():
                 raise ValueError("the question is empty")
         prompts = [user_turn(f"<image>\n{question}", self.chat.system) for question in asked]
         limits = Limits(steps=1, images=0, text=max_new_tokens)
-        rows = self._interleave(prompts, shown, limits, sampling, GREEDY, seeds)
-        return [self._text(rows, i) for i in range(len(shown))]
+        places = [[count] for count in counts]
+        rows = self._interleave(prompts, shown, places, limits, sampling, GREEDY, seeds)
+        return [self._text(rows, i) for i in range(len(asked))]
 
     def _interleave(
         self,
         prompts: Sequence[str],
         shown: jax.Array,
+        counts: Sequence[Sequence[int]],
         limits: Limits,
         text: Sampling,
         codes: Sampling,
         seeds: Sequence[int] | None,
     ) -> Rows:
-        texts = [self._tokens(prompt) for prompt in prompts]
-        tokens, lengths = self._pad(texts, limits.room(self.config.vision.num_tokens))
-        embedded = _embed_prompt(
-            self.model, self.params, tokens, tokens == self.ids.img_context, shown
-        )
+        room = limits.room(self.config.vision.num_tokens)
+        embedded, lengths = self._embed(prompts, shown, counts, room)
         rows = interleave(
             self.model,
             self.params,
@@ -257,10 +341,23 @@ class LatentUM:
         )
         return jax.device_get(rows.replace(cache=None, logits=None))
 
-    def _tokens(self, prompt: str) -> tuple[int, ...]:
-        """Ids of a prompt, `<image>` standing for `<img>`, L slots and `</img>`."""
-        slots = f"<img>{'<IMG_CONTEXT>' * self.config.vision.num_tokens}</img>"
-        return self.tokenizer.encode(prompt.replace("<image>", slots))
+    def _embed(
+        self,
+        prompts: Sequence[str],
+        shown: jax.Array,
+        counts: Sequence[Sequence[int]],
+        room: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Prompts [B T D] and their lengths; `counts` as in `_tokens`, a list for each row."""
+        texts = [self._tokens(text, n) for text, n in zip(prompts, counts, strict=True)]
+        tokens, lengths = self._pad(texts, room)
+        is_slot = tokens == self.ids.img_context
+        return embed_prompt(self.model, self.params, tokens, is_slot, shown), lengths
+
+    def _tokens(self, prompt: str, counts: Sequence[int] = (1,)) -> tuple[int, ...]:
+        """Ids of a prompt, each `<image>` standing for `<img>`, L slots a tile and `</img>`."""
+        length = self.config.vision.num_tokens
+        return self.tokenizer.encode(with_slots(prompt, [length * count for count in counts]))
 
     def _pad(self, texts: Sequence[Sequence[int]], room: int) -> tuple[jax.Array, jax.Array]:
         lengths = [len(text) for text in texts]
@@ -277,11 +374,23 @@ class LatentUM:
         return jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32)
 
     def _pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
-        many = images if isinstance(images, list | tuple) else [images]
-        if not many:
-            raise ValueError("no images, expected at least one")
         vision = self.config.vision
-        return jnp.asarray(np.stack([see(i, vision, resample=resample) for i in many]))
+        return jnp.asarray(np.stack([see(i, vision, resample=resample) for i in _listed(images)]))
+
+    def _tiles(
+        self, images: ImageLike | Sequence[ImageLike], max_tiles: int
+    ) -> tuple[jax.Array, list[int]]:
+        """Tiles of all images [N P P 3], black ones at the end, and how many each image has."""
+        vision = self.config.vision
+        if vision.canvas is not None:
+            raise ValueError(
+                f"max_tiles is {max_tiles}, but this model sees an image whole, on a canvas of "
+                f"{vision.canvas} pixels"
+            )
+        cut = [tiles(i, vision.image_size, max_tiles=max_tiles) for i in _listed(images)]
+        counts = [len(part) for part in cut]
+        pixels = np.concatenate(cut)
+        return jnp.asarray(np.pad(pixels, [(0, -len(pixels) % TILE_STEP), *[(0, 0)] * 3])), counts
 
     def _text(self, rows: Rows, index: int) -> str:
         said = rows.tokens[index, : rows.count[index]].tolist()
@@ -310,15 +419,11 @@ def find_model(path: str | Path) -> Path:
     raise ValueError(f"there is no model at {path}, and the bundled ones are {known}")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _embed_images(
-    model: net.LatentUM, params: net.Params, pixels: jax.Array, quantized: bool
-) -> jax.Array:
-    bound = model.bind({"params": params})
-    features = bound.encode_image(normalise(pixels))
-    if quantized:
-        return bound.understand_quantized(bound.quantize(features).z_q)
-    return bound.understand(features)
+def _listed(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+    many = images if isinstance(images, list | tuple) else [images]
+    if not many:
+        raise ValueError("no images, expected at least one")
+    return many
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -338,18 +443,3 @@ def _show(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Arra
 @functools.partial(jax.jit, static_argnums=0)
 def _z_q(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Array:
     return model.bind({"params": params}).look_up(codes)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed_prompt(
-    model: net.LatentUM,
-    params: net.Params,
-    tokens: jax.Array,
-    is_slot: jax.Array,
-    shown: jax.Array,
-) -> jax.Array:
-    """Prompt embeddings with each row's image [B L D] in its slots."""
-    bound = model.bind({"params": params})
-    index = jnp.maximum(jnp.cumsum(is_slot, axis=1) - 1, 0)
-    slots = jnp.take_along_axis(shown, index[..., None], axis=1)
-    return jnp.where(is_slot[..., None], slots, bound.embed(tokens))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,10 @@ SPECIAL = {
     "img_end": "</img>",
     "img_context": "<IMG_CONTEXT>",
 }
+
+
+# Where there is no tokenizer.json: Qwen's own files, which transformers puts together.
+SLOW_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +47,13 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """Reads `tokenizer.json`. Raises ValueError where it is missing or broken."""
+        """Reads `tokenizer.json` or, where there is none, Qwen's slow files, through transformers.
+
+        Raises ValueError, one sentence, where both are missing or broken.
+        """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
-            raise ValueError(f"no tokenizer.json in {folder}")
+            return cls(_read_slow(Path(folder)))
         try:
             return cls(BaseTokenizer.from_file(str(path)))
         except Exception as error:  # tokenizers raises bare Exception for a broken file
@@ -82,6 +90,44 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ids."""
         return self.base.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+
+def _read_slow(folder: Path) -> BaseTokenizer:
+    """A tokenizer from `SLOW_FILES` and, where it lies beside them, `added_tokens.json`."""
+    missing = [name for name in SLOW_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no tokenizer.json, and without it lacks {missing}")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ValueError(
+            f"{folder} has no tokenizer.json: reading its vocab.json needs `pip install "
+            "transformers`"
+        ) from error
+    try:
+        read = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        base, stated = read.backend_tokenizer, _stated_ids(folder)
+    except Exception as error:  # whatever a broken file leads transformers to
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{folder} cannot be read as a tokenizer: {reason[0]}") from error
+    # transformers numbers added tokens as they come, whatever their file says.
+    for text, number in stated.items():
+        if base.token_to_id(text) != number:
+            raise ValueError(
+                f"{folder}: the token {text} became {base.token_to_id(text)}, expected {number}"
+            )
+    return base
+
+
+def _stated_ids(folder: Path) -> dict[str, int]:
+    """The added tokens and their ids, as the files state them."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    added = folder / "added_tokens.json"
+    stated = json.loads(added.read_text(encoding="utf-8")) if added.is_file() else {}
+    decoder = config.get("added_tokens_decoder", {})
+    return stated | {token["content"]: int(number) for number, token in decoder.items()}
 
 
 def user_turn(content: str, system: str) -> str:

@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentum_jax.images import MAX_PIXELS, denormalise, load_image, preprocess, square
+from latentum_jax.images import (
+    MAX_PIXELS,
+    denormalise,
+    load_image,
+    preprocess,
+    square,
+    tile_grid,
+    tiles,
+)
+from tests.internvl import image_processor, processing
 
 GOLDEN = Path(__file__).parent / "golden/preprocess"
 RED = (200, 30, 10)
+SIDES = range(1, 13)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,61 @@ def test_a_canvas_of_no_size():
     """Breaks if a canvas of 0 pixels passes for none."""
     with pytest.raises(ValueError, match="canvas is 0, expected at least 1 pixel"):
         square(np.zeros((4, 4, 3), np.uint8), 24, canvas=0)
+
+
+@pytest.mark.parametrize("max_tiles", [1, 2, 6, 12, 13])
+def test_grid_of_tiles_is_that_of_transformers(max_tiles):
+    """Breaks if columns and rows change places or a tie goes the other way: 1,600 shapes, among
+    them all whole proportions, where ties are, below and above half of a grid's pixels."""
+    rng = np.random.default_rng(0)
+    shapes = [(i * step, j * step) for step in (80, 280, 500) for i in SIDES for j in SIDES]
+    shapes += [tuple(int(2 ** rng.uniform(1, 13)) for _ in range(2)) for _ in range(1168)]
+    for width, height in shapes:
+        expected = processing.get_optimal_tiled_canvas((height, width), (448, 448), 1, max_tiles)
+        assert tile_grid((width, height), 448, max_tiles) == expected, (width, height)
+
+
+def test_grid_of_tiles_by_hand():
+    """Breaks if a small picture is blown up to many tiles, or a large one is not cut."""
+    assert tile_grid((448, 448), 448, 12) == (1, 1)
+    assert tile_grid((1344, 448), 448, 12) == (3, 1)
+    assert tile_grid((448, 1344), 448, 2) == (1, 2)
+    # 1000 x 500 fits 2x1, 4x2 and so on alike: 0.5 Mpx is more than half of 2x1 (0.2), not of 4x2
+    # (0.8). 2000 x 1000, 2 Mpx, is more than half of 4x2 too.
+    assert tile_grid((1000, 500), 448, 12) == (2, 1)
+    assert tile_grid((2000, 1000), 448, 12) == (4, 2)
+
+
+def test_tiles_are_cut_row_by_row():
+    """Breaks if tiles come column by column, the thumbnail is lost or comes first."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (2 * 28, 3 * 28, 3), np.uint8)  # no resize is needed
+    cut = tiles(picture, 28)
+    assert cut.shape == (7, 28, 28, 3) and cut.dtype == np.uint8
+    for n in range(6):
+        row, column = divmod(n, 3)
+        part = picture[28 * row : 28 * (row + 1), 28 * column : 28 * (column + 1)]
+        np.testing.assert_array_equal(cut[n], part)
+    np.testing.assert_array_equal(cut[6], square(picture, 28, resample="bicubic"))
+    np.testing.assert_array_equal(tiles(picture, 28, thumbnail=False), cut[:6])
+    one = tiles(picture, 28, max_tiles=1)
+    np.testing.assert_array_equal(one, cut[6:])
+
+
+def test_tiles_are_those_of_transformers():
+    """Breaks if the squeeze to the grid is another: pixels to the level."""
+    theirs = image_processor(56, do_rescale=False, do_normalize=False)
+    picture = load_image(GOLDEN / "img.png")
+    for shape in ((150, 90), (40, 90), (90, 90)):
+        part = picture.crop((0, 0, *shape))
+        expected = theirs(part, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(tiles(part, 56), expected)
+
+
+def test_no_tiles():
+    """Breaks if 0 tiles give an empty picture."""
+    with pytest.raises(ValueError, match="0 tiles of 28 pixels, expected at least 1 of both"):
+        tiles(np.zeros((4, 4, 3), np.uint8), 28, max_tiles=0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from latentum_jax.config import VisionConfig
-from latentum_jax.images import see
+from latentum_jax.images import ImageLike, see, square
 from latentum_jax.tokenizer import Tokenizer, user_turn
 
 IGNORE = -100
@@ -159,6 +159,12 @@ def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarr
     out = np.full(length, fill, kinds[type(fill)])
     out[: len(values)] = values
     return out
+
+
+def picture_row(image: ImageLike, vision: VisionConfig, side: int) -> Row:
+    """A picture as the ViT has it (`seen`) and as a decoder draws it (`pixels`), laid alike."""
+    drawn = square(image, side, canvas=vision.canvas)
+    return {"seen": see(image, vision), "pixels": drawn}
 
 
 def stack(rows: Sequence[Row]) -> Row:

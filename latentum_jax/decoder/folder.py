@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from latentum_jax.config import DecoderConfig
-from latentum_jax.decoder.pixel_decoder import PixelDecoder
+from latentum_jax.decoder.pixel_decoder import PixelDecoder, probe
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.folder import Storage, open_params, read_config, write_params
 from latentum_jax.models.latentum import Params
@@ -67,13 +66,4 @@ def open_decoder_folder(path: str | Path) -> DecoderFolder:
 
 def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
-    c = config.mmdit
-    side = config.vae.factor * c.patch_size
-    latents = jnp.zeros((1, c.patch_size, c.patch_size, c.latent_channels * c.references))
-    return shapes_by_path(
-        PixelDecoder(config).init,
-        jnp.zeros((1, side, side, 3)),
-        jnp.zeros(1),
-        jnp.zeros((1, 1, c.context_dim)),
-        latents if c.references else None,
-    )
+    return shapes_by_path(PixelDecoder(config).init, *probe(config))

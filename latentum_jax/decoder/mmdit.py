@@ -6,16 +6,19 @@ the timestep alone, every shift, scale and gate (adaLN), is `modulation(t)`: a s
 once for all its steps.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
+from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path
 
 FREQUENCIES = 256  # of the timestep embedding
@@ -212,7 +215,15 @@ class MMDiT(nn.Module):
 
     def embed_context(self, context: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
         """The context stream before the first block."""
-        return self.context_embedder(context.astype(self.dtype))
+        embedded = self.context_embedder(context.astype(self.dtype))
+        side = self.config.token_patches
+        if side is None:
+            return embedded
+        # A token stands in the middle of the patches that it covers.
+        along = math.isqrt(context.shape[1])
+        patches = self._positions(along * side, along * side)
+        covered = patches.reshape(along, side, along, side, -1)
+        return embedded + covered.mean((1, 3)).reshape(along * along, -1)
 
     def modulation(self, t: Float[Array, " S"]) -> tuple[Modulation, ...]:
         """adaLN of every group of blocks, and of the final layer behind them, at timesteps t."""
@@ -286,6 +297,20 @@ def sincos_table(
     column = jnp.broadcast_to(column[None], (rows, columns, d // 2))
     row = jnp.broadcast_to(row[:, None], (rows, columns, d // 2))
     return jnp.concatenate([column, row], axis=-1).astype(dtype)
+
+
+def with_references(
+    config: MMDiTConfig, params: Params, references: int
+) -> tuple[MMDiTConfig, Params]:
+    """Room for reference frames in the patch embedding; their channels start at zero (App. D)."""
+    kernel = np.asarray(params["x_embedder"]["kernel"])
+    c = config.latent_channels
+    by_channel = kernel.reshape(-1, c * (1 + config.references), kernel.shape[-1])
+    new = c * (references - config.references)
+    grown = np.pad(by_channel, ((0, 0), (0, new), (0, 0))).reshape(-1, kernel.shape[-1])
+    x_embedder = {**params["x_embedder"], "kernel": grown}
+    config = dataclasses.replace(config, references=references)
+    return config, {**params, "x_embedder": x_embedder}
 
 
 def expected_shapes(config: MMDiTConfig) -> dict[str, tuple[int, ...]]:

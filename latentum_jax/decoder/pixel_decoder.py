@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 from jaxtyping import Array, Float, UInt8
 
 from latentum_jax.config import DecoderConfig
@@ -37,6 +38,24 @@ class PixelDecoder(nn.Module):
         self.vae.decode(latents)
         return self.mmdit(latents, t, context, references)
 
+    def moments(self, pixels: Float[Array, "B P Q 3"]) -> tuple[Array, Array]:
+        """Mean and log-variance [B h w c] of the VAE's z for pixels in [-1, 1]."""
+        return self.vae.encode(pixels)
+
+    def decode(self, z: Float[Array, "B h w c"]) -> Float[Array, "B P Q 3"]:
+        """Pixels, about in [-1, 1], of the VAE's z."""
+        return self.vae.decode(z)
+
+    def velocity(
+        self,
+        x: Float[Array, "B h w c"],
+        t: Float[Array, " B"],
+        context: Float[Array, "B L E"],
+        references: Float[Array, "B h w r"] | None = None,
+    ) -> Float[Array, "B h w c"]:
+        """MMDiT's velocity at timesteps t (0 to 1000)."""
+        return self.mmdit(x, t, context, references)
+
     def encode(
         self, pixels: Float[Array, "B P Q 3"], eps: Float[Array, "*r B h w c"] | None = None
     ) -> Float[Array, "*r B h w c"]:
@@ -50,6 +69,23 @@ class PixelDecoder(nn.Module):
         """Pixels in [0, 1] of latents."""
         x = self.vae.decode(unscaled(latents, self.config.vae))
         return jnp.clip(x / 2 + 0.5, 0.0, 1.0)
+
+
+def init_decoder_params(config: DecoderConfig, key: jax.Array) -> Params:
+    """Fresh fp32 parameters {"mmdit", "vae"} as a plain nested dict."""
+    return meta.unbox(jax.jit(PixelDecoder(config).init)(key, *probe(config))["params"])
+
+
+def probe(config: DecoderConfig) -> tuple[Array, ...]:
+    """The smallest input that touches every parameter."""
+    c = config.mmdit
+    side = config.vae.factor * c.patch_size
+    pixels = jnp.zeros((1, side, side, 3))
+    inputs = (pixels, jnp.zeros(1), jnp.zeros((1, 1, c.context_dim)))
+    if not c.references:
+        return inputs
+    shape = (1, c.patch_size, c.patch_size, c.latent_channels * c.references)
+    return (*inputs, jnp.zeros(shape))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps"))

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +14,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latentum_jax.data.frozenlake.frames import State, advance, draw, simulate, start_state, states
+from latentum_jax.data.frozenlake.frames import (
+    TILE,
+    State,
+    advance,
+    draw,
+    simulate,
+    start_state,
+    states,
+)
 from latentum_jax.data.frozenlake.mazes import (
     LONGEST_PATH,
     Maze,
@@ -21,9 +30,11 @@ from latentum_jax.data.frozenlake.mazes import (
     unique_mazes,
 )
 from latentum_jax.data.frozenlake.questions import Question, ask, caption, parse_caption
+from latentum_jax.eval.frames import decode_frames, write_frames
 from latentum_jax.eval.vsp import Mode, read_moves, step_limit
 from latentum_jax.files import whole
 from latentum_jax.generate.sampling import Sampling
+from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM, Plan
 
 LEVELS = (3, 4, 5, 6)
@@ -36,17 +47,27 @@ SIDE = 168  # pixels of a picture on the page, twice that on fine screens
 
 @dataclass(frozen=True)
 class Walk:
-    """A plan for a maze, and what the model says of each image it drew on the way."""
+    """A plan for a maze, and what the model says of each image it drew on the way.
+
+    imagined: these images as the pixel decoder draws them [h w 3], none without a decoder.
+    """
 
     maze: Maze
     mode: Mode
     plan: Plan
     described: tuple[str, ...]
+    imagined: tuple[np.ndarray, ...] = ()
 
     @property
     def moves(self) -> str:
         """The moves read from the plan."""
         return read_moves(self.plan, self.mode)
+
+    @property
+    def shows(self) -> list[State]:
+        """The true states that its images should show, as far as there are moves."""
+        walked = states(self.maze, self.moves)
+        return walked[1:] if self.mode == "fine" else walked[-1:]
 
     @property
     def success(self) -> bool:
@@ -63,10 +84,14 @@ class Shown:
     answers: tuple[tuple[Question, str], ...]
     drawn: State
     described: str
+    imagined: np.ndarray | None = None
 
 
-def gather(model: LatentUM, seed: int) -> Shown:
-    """Lets the model work: one call of each kind, so that little is compiled."""
+def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> Shown:
+    """Lets the model work: one call of each kind, so that little is compiled.
+
+    With a `decoder` everything imagined is drawn too.
+    """
     mazes = [_maze(level, seed) for level in LEVELS]
     pictures = [draw(start_state(maze)) for maze in mazes]
     limit = step_limit(model, mazes)
@@ -83,16 +108,37 @@ def gather(model: LatentUM, seed: int) -> Shown:
     images = np.concatenate([*(plan.codes for plan in plans), codes])
     said = iter(model.describe(images, DESCRIBE))
     modes: list[Mode] = ["fine"] * len(mazes) + ["coarse"]
+    mazes.append(mazes[1])
+    of = [maze for maze, plan in zip(mazes, plans, strict=True) for _ in plan.codes]
+    sizes = [(maze.level * TILE,) * 2 for maze in [*of, drawn.maze]]
+    imagined = decode_frames(model, decoder, images, sizes, seed=seed) if decoder else []
+    pictures = iter(imagined)
     walks = [
-        Walk(maze, mode, plan, tuple(next(said) for _ in plan.codes))
-        for maze, mode, plan in zip([*mazes, mazes[1]], modes, plans, strict=True)
+        Walk(
+            maze,
+            mode,
+            plan,
+            tuple(next(said) for _ in plan.codes),
+            tuple(itertools.islice(pictures, len(plan.codes))),
+        )
+        for maze, mode, plan in zip(mazes, modes, plans, strict=True)
     ]
-    return Shown(tuple(walks), state, tuple(zip(asked, answers, strict=True)), drawn, next(said))
+    pairs = tuple(zip(asked, answers, strict=True))
+    return Shown(tuple(walks), state, pairs, drawn, next(said), next(pictures, None))
 
 
 def write_page(shown: Shown, out: str | Path, metrics: str | Path) -> Path:
-    """Writes `out`/index.html, with the numbers of the JSON file `metrics` where there is one."""
+    """Writes `out`/index.html, with the numbers of the JSON file `metrics` where there is one.
+
+    Beside it, for each walk whose images were decoded, what the simulator shows and what the model
+    imagined: frames/4x4-fine.png and .gif.
+    """
     path, metrics = Path(out) / "index.html", Path(metrics)
+    for walk in shown.walks:
+        if walk.imagined:
+            size = f"{walk.maze.level}x{walk.maze.level}"
+            true = [draw(state) for state in walk.shows]
+            write_frames(path.parent / "frames" / f"{size}-{walk.mode}", true, walk.imagined)
     numbers = json.loads(metrics.read_text("utf-8")) if metrics.is_file() else {}
     text = page(shown, numbers)
     with whole(path) as unfinished:
@@ -143,9 +189,9 @@ def _maze(level: int, seed: int) -> Maze:
 
 def _imagined(walk: Walk) -> list[tuple[State, str]]:
     """The true state behind each image with the model's description of what it drew."""
-    walked = states(walk.maze, walk.moves)
-    shows = walked[1:] if walk.mode == "fine" else walked[-1:]
-    return list(zip(shows, walk.described, strict=False))  # images may lack moves, moves images
+    return list(
+        zip(walk.shows, walk.described, strict=False)
+    )  # images may lack moves, or moves them
 
 
 def _player_is_right(state: State, described: str) -> bool:
@@ -160,14 +206,14 @@ def _section(title: str, text: str, parts: Iterable[str]) -> str:
 def _walk(walk: Walk) -> str:
     imagined = _imagined(walk)
     cards = [_card(draw(start_state(walk.maze)), "Start", "what the model is shown")]
-    walked = states(walk.maze, walk.moves)[1:]
-    if walk.mode == "fine":
-        told = [_told(*pair) for pair in imagined] + [""] * (len(walked) - len(imagined))
-        names = [f"{i}. {move}" for i, move in enumerate(walk.moves, 1)]
-        cards += [_card(draw(s), n, t) for s, n, t in zip(walked, names, told, strict=True)]
-    elif walked:
-        told = _told(*imagined[0]) if imagined else ""
-        cards.append(_card(draw(walked[-1]), f"After {', '.join(walk.moves)}", told))
+    names = [f"{i}. {move}" for i, move in enumerate(walk.moves, 1)]
+    if walk.mode == "coarse":
+        names = [f"After {', '.join(walk.moves)}"] if walk.moves else []
+    told = [_told(*pair) for pair in imagined]
+    rows = itertools.zip_longest(names, told, walk.imagined)
+    for state, (name, text, seen) in zip(walk.shows, rows, strict=False):
+        if name:
+            cards.append(_card(draw(state), name, text or "", seen))
     size = f"{walk.maze.level} × {walk.maze.level}"
     moves = html.escape(", ".join(walk.moves) or "no moves")
     outcome = _badge(walk.success, "reaches the goal", "does not reach the goal")
@@ -200,7 +246,10 @@ def _questions(shown: Shown) -> str:
 def _drawing(shown: Shown) -> str:
     asked = caption(shown.drawn)
     badge = _badge(shown.described == asked, "as asked", "not quite as asked")
-    card = _card(draw(shown.drawn), "What was asked for", "drawn by the simulator")
+    about = "drawn by the simulator" + (
+        "; below, as imagined" if shown.imagined is not None else ""
+    )
+    card = _card(draw(shown.drawn), "What was asked for", about, shown.imagined)
     return (
         f"<article class=beside>{card}<dl><dt>Prompt</dt><dd>{html.escape(asked)}</dd>"
         f"<dt>The model about the latent image it drew {badge}</dt>"
@@ -226,8 +275,12 @@ def _flat(values: Any, name: str = "") -> list[tuple[str, str]]:
     return [(name, f"{values:.4g}" if isinstance(values, float) else str(values))]
 
 
-def _card(picture: np.ndarray, title: str, text: str) -> str:
-    return f"<figure>{_image(picture)}<figcaption><b>{title}</b>{text}</figcaption></figure>"
+def _card(picture: np.ndarray, title: str, text: str, seen: np.ndarray | None = None) -> str:
+    """A picture over its caption; `seen`, what the model imagined, stands between."""
+    imagined = "" if seen is None else f"<div class=seen>{_image(seen)}</div>"
+    return (
+        f"<figure>{_image(picture)}{imagined}<figcaption><b>{title}</b>{text}</figcaption></figure>"
+    )
 
 
 def _image(picture: np.ndarray) -> str:
@@ -244,8 +297,9 @@ def _badge(ok: bool, yes: str, no: str) -> str:
 
 FINE = (
     "Shown the first picture alone, the model says a move, imagines the state after it as a latent "
-    "image, looks at what it imagined, and says the next. It is never shown another picture: those "
-    "below are the simulator's, of the moves it made. Under each is the model's description of its "
+    "image, looks at what it imagined, and says the next. It is never shown another picture: the "
+    "upper ones below are the simulator's, of the moves it made. Framed under them are the latent "
+    "images, drawn by the pixel decoder for you alone. Then comes the model's description of its "
     "own latent image, read from the codes with no pixels in between, and whether the player is in "
     "that cell. All mazes on this page were held out from training."
 )
@@ -272,6 +326,7 @@ p{max-width:72ch;margin:0 0 18px;color:var(--soft)}
 article{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:20px;
  margin:0 0 16px}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(168px,1fr));gap:18px}
+.seen{margin-top:6px;padding:3px;border:2px dashed var(--soft);border-radius:11px;max-width:190px}
 .beside{display:flex;flex-wrap:wrap;gap:20px}
 .beside>figure{flex:0 0 190px}
 .beside>div,.beside>dl{flex:1 1 380px;margin:0;min-width:0}

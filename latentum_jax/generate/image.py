@@ -97,23 +97,43 @@ def generate(
     sampling: Sampling,
     guidance: float,
 ) -> Int[Array, "B L C"]:
-    """Text to codes as one program (section 3.2): the raw prompt, `<img>`, L visual tokens.
+    """Text to codes as one program (section 3.2): the raw prompt, `<img>`, L visual tokens."""
+    prompt = model.bind({"params": params}).embed(tokens)
+    return generate_after(
+        model, params, prompt, lengths, seeds, ids=ids, sampling=sampling, guidance=guidance
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "ids", "sampling", "guidance"))
+def generate_after(
+    model: LatentUM,
+    params: Params,
+    prompt: Float[Array, "B T D"],
+    lengths: Int[Array, "B"],
+    seeds: UInt[Array, "B"],
+    *,
+    ids: SpecialIds,
+    sampling: Sampling,
+    guidance: float,
+) -> Int[Array, "B L C"]:
+    """The same after an embedded prompt, which may hold pictures.
 
     Prompts are padded on the right. Under guidance every row has an unconditional twin whose
     prompt tokens are pads, attended like the prompt itself.
     """
     keys = row_keys(seeds)
-    if guidance > 1:
-        tokens = jnp.concatenate([tokens, jnp.full_like(tokens, ids.pad)])
-        lengths = jnp.concatenate([lengths, lengths])
-    rows, prompt = tokens.shape
-    total = prompt + model.config.vision.num_tokens
-    cache = KVCache.empty(model.config.language, rows, total, model.dtype)
-    places = jnp.arange(prompt)[None]
-    where = jnp.where(places < lengths[:, None], places, total)
     bound = model.bind({"params": params})
+    if guidance > 1:
+        pads = bound.embed(jnp.full(prompt.shape[:2], ids.pad))
+        prompt = jnp.concatenate([prompt, pads])
+        lengths = jnp.concatenate([lengths, lengths])
+    rows, width, _ = prompt.shape
+    total = width + model.config.vision.num_tokens
+    cache = KVCache.empty(model.config.language, rows, total, model.dtype)
+    places = jnp.arange(width)[None]
+    where = jnp.where(places < lengths[:, None], places, total)
     stream = Stream({"und": Placement.causal(where)})
-    _, cache = bound.hidden({"und": bound.embed(tokens)}, stream, cache)
+    _, cache = bound.hidden({"und": prompt}, stream, cache)
     active = jnp.ones(rows, bool)
     codes, _ = draw_tokens(model, params, cache, lengths, active, keys, ids.img, sampling, guidance)
     return codes

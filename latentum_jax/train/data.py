@@ -1,16 +1,26 @@
-"""A config's data: which rows, in which shapes, from mazes made on the fly or a JSONL file."""
+"""A config's data: which rows, in which shapes, from mazes made on the fly or from files."""
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from latentum_jax.config import ChatConfig, LatentUMConfig
-from latentum_jax.data.frozenlake.stream import Bucket, MazeRows, Mazes, batch_of
-from latentum_jax.data.interleaved import Row, RowShape, interleaved_row, read_jsonl, stack
+from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig, VisionConfig
+from latentum_jax.data.frozenlake.stream import Bucket, MazePictures, MazeRows, Mazes, batch_of
+from latentum_jax.data.interleaved import (
+    Row,
+    RowShape,
+    interleaved_row,
+    picture_row,
+    read_jsonl,
+    stack,
+)
 from latentum_jax.images import load_image
 from latentum_jax.tokenizer import Tokenizer
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def make_batches(
@@ -30,6 +40,34 @@ def make_batches(
     if data.source == "jsonl":
         return _jsonl_batches(config, model, chat, tokenizer)
     raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'jsonl'")
+
+
+def make_pictures(
+    config: ConfigDict, vision: VisionConfig, decoder: DecoderConfig
+) -> Callable[[int], Row]:
+    """The same for a decoder: rows of `picture_row`, of mazes or of the pictures in a folder.
+
+    Raises ValueError for an unknown source, or a folder without pictures.
+    """
+    data, side, references = config.data, decoder.image_size, decoder.mmdit.references
+    if data.source == "frozenlake":
+        mazes = Mazes(tuple(data.levels), tuple(data.weights), data.harder)
+        rows = MazePictures(vision, side, references, mazes)
+        return lambda index: _picked(config.seed, index, data.rows, rows.row)
+    if data.source == "images":
+        if references:
+            raise ValueError("data.source 'images' has single pictures, and references are asked")
+        files = sorted(p for p in Path(data.path).rglob("*") if p.suffix.lower() in PICTURES)
+        if not files:
+            raise ValueError(f"{data.path} has no pictures ({', '.join(PICTURES)})")
+        draw = lambda rng: picture_row(files[rng.integers(len(files))], vision, side)  # noqa: E731
+        return lambda index: _picked(config.seed, index, data.rows, draw)
+    raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'images'")
+
+
+def _picked(seed: int, index: int, rows: int, make: Callable[[np.random.Generator], Row]) -> Row:
+    rng = np.random.default_rng((seed, index))
+    return stack([make(rng) for _ in range(rows)])
 
 
 def _bucket(
@@ -68,10 +106,7 @@ def _jsonl_batches(
         except ValueError as error:
             raise ValueError(f"{data.path}, sample {sample.get('id')!r}: {error}") from error
 
-    def make(index: int) -> Row:
-        rng = np.random.default_rng((config.seed, index))
-        return stack([row(samples[i]) for i in rng.integers(len(samples), size=data.rows)])
-
     for sample in samples:  # a sample that does not fit is found before the first step
         row(sample)
-    return make
+    pick = lambda rng: row(samples[rng.integers(len(samples))])  # noqa: E731
+    return lambda index: _picked(config.seed, index, data.rows, pick)

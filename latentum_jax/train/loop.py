@@ -1,6 +1,5 @@
 """The one training loop: every stage runs here and differs only in what `Stage` says."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -10,23 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from latentum_jax.config import ChatConfig, LatentUMConfig
-from latentum_jax.convert.published import read_model
-from latentum_jax.data.frozenlake.stream import corpus
 from latentum_jax.data.loader import batches
-from latentum_jax.models.folder import ModelFolder, write_folder
-from latentum_jax.models.latentum import LatentUM, init_params
-from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.checkpoint import Checkpoints
-from latentum_jax.train.data import make_batches
 from latentum_jax.train.optim import make_optimizer, make_schedule
 from latentum_jax.train.recipe import stage_config
-from latentum_jax.train.stages import STAGES
+from latentum_jax.train.start import start_of
 from latentum_jax.train.state import TrainState, make_step, start_state
 
 
@@ -47,49 +38,6 @@ def train(config: ConfigDict, workdir: Path) -> Path:
     return Path(before)
 
 
-def starting_model(config: ConfigDict) -> ModelFolder:
-    """The model that a stage starts from: a folder, or nothing but a seed.
-
-    Raises ValueError where the folder's model is of other sizes than the config's. `mbaq` makes
-    the quantizer, and may ask for another than the folder's.
-    """
-    model = LatentUMConfig.from_dict(config.model.to_dict())
-    if config.init_from:
-        folder = read_model(config.init_from, model)
-        given, asked = (flatten_dict(m.to_dict(), sep=".") for m in (folder.config, model))
-        odd = [key for key in asked if asked[key] != given[key]]
-        if config.stage == "mbaq" and all(key.startswith("quantizer.") for key in odd):
-            return requantized(folder, model, config.seed)
-        if odd:
-            raise ValueError(
-                f"model.{odd[0]} is {given[odd[0]]} in {config.init_from}, "
-                f"{asked[odd[0]]} in the config"
-            )
-        return folder
-    if config.tokenizer == "frozenlake":
-        tokenizer = Tokenizer.train(corpus(), model.language.vocab_size)
-    else:
-        tokenizer = Tokenizer.from_folder(config.tokenizer)
-    if len(tokenizer) > model.language.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {model.language.vocab_size}"
-        )
-    params = init_params(model, jax.random.key(config.seed))
-    return ModelFolder(model, ChatConfig(**config.chat.to_dict()), params, tokenizer)
-
-
-def requantized(folder: ModelFolder, model: LatentUMConfig, seed: int) -> ModelFolder:
-    """The folder's model with the quantizer of `model`: what its codes shape starts anew."""
-    if folder.config == model:
-        return folder
-    kept, fresh = (
-        flatten_dict(p, sep="/") for p in (folder.params, init_params(model, jax.random.key(seed)))
-    )
-    fits = {name: x for name, x in kept.items() if name in fresh and x.shape == fresh[name].shape}
-    params = unflatten_dict({**jax.tree.map(np.asarray, fresh), **fits}, sep="/")
-    return dataclasses.replace(folder, config=model, params=params)
-
-
 def train_stage(config: ConfigDict, workdir: Path) -> Path:
     """Runs one stage in `workdir` to its last step; returns `workdir/model`.
 
@@ -99,24 +47,18 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
     Raises ValueError for a config that is wrong, FloatingPointError where the loss is not finite.
     """
     done = workdir / "model"
-    if config.stage not in STAGES:
-        raise ValueError(f"stage is {config.stage!r}, expected one of {tuple(STAGES)}")
     if (done / "config.json").is_file() and _finished(workdir) >= config.steps:
         return done
-    start = starting_model(config)
-    model = LatentUM(start.config)
-    stage = STAGES[config.stage](model, config, start.tokenizer.ids)
-    make = make_batches(config, start.config, start.chat, start.tokenizer)
+    start = start_of(config)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = start_state(start.params, stage, optimizer, average=config.ema > 0)
+    state = start_state(start.params, start.stage, optimizer, average=config.ema > 0)
     run = Run(config, workdir)
     try:
-        step_fn = make_step(stage, optimizer, seed=config.seed, ema_decay=config.ema)
-        state = run.fit(state, step_fn, make)
+        step_fn = make_step(start.stage, optimizer, seed=config.seed, ema_decay=config.ema)
+        state = run.fit(state, step_fn, start.make)
     finally:
         run.close()
-    params = jax.tree.map(np.asarray, state.params(averaged=True))
-    write_folder(done, ModelFolder(start.config, start.chat, params, start.tokenizer))
+    start.write(done, jax.tree.map(np.asarray, state.params(averaged=True)))
     return done
 
 
@@ -169,7 +111,7 @@ class Run:
                 # The metrics of the step before are read while this one computes.
                 if pending is not None:
                     began = self._log(*pending, began, bar)
-                pending = (step, len(batch["tokens"]), metrics)
+                pending = (step, len(batch["pixels"]), metrics)
                 if step % config.checkpoint_every == 0 or step == total:
                     began = self._log(*pending, began, bar)
                     pending = None

@@ -10,7 +10,7 @@ import optax
 from flax import struct, traverse_util
 
 from latentum_jax.models.latentum import Params
-from latentum_jax.train.stages import Stage
+from latentum_jax.train.stages.stage import Stage
 
 Flat = dict[str, jax.Array]
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
-from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from latentum_jax.convert.command import convert
 from latentum_jax.convert.published import open_model, read_model
@@ -20,10 +19,9 @@ from latentum_jax.models.folder import read_folder, write_folder
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.models.mome import Stream
 from tests import published
+from tests.internvl import random_internvl
 from tests.models_on_disk import write_random_model
 from tests.published import GOLDEN
-
-SIZES = {"image_size": [56, 56], "patch_size": [14, 14]}
 
 
 def like():
@@ -34,36 +32,7 @@ def like():
 @pytest.fixture(scope="module")
 def theirs():
     """A tiny InternVL of transformers with random weights, norms and scales included."""
-    torch.manual_seed(0)
-    config = InternVLConfig(
-        vision_config=SIZES
-        | {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 48,
-            "attention_bias": True,
-        },
-        text_config={
-            "model_type": "qwen3",
-            "vocab_size": 1000,
-            "hidden_size": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 12,
-            "intermediate_size": 56,
-            "rope_theta": 5e5,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
-            "tie_word_embeddings": False,
-        },
-        tie_word_embeddings=False,
-    )
-    model = InternVLForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for value in model.parameters():
-            value.copy_(torch.randn_like(value) * 0.2)
-    return model
+    return random_internvl()
 
 
 @pytest.fixture(scope="module")

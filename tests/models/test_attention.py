@@ -29,6 +29,9 @@ def test_visibility_equals_the_public_code():
         valid = np.asarray(at.valid)
         np.testing.assert_array_equal(visible(at, at)[valid], golden[name][:, 0][valid])
         np.testing.assert_array_equal(at.position[valid], golden["position_ids"][valid])
+        after = np.asarray(at.context)[:, 12::3] + 1  # what a block sees of U ends before it
+        drawn = valid[:, 12::3]
+        np.testing.assert_array_equal(after[drawn], golden["ctx_start_positions"][drawn])
 
 
 def test_exclusive_cut_hides_the_block_s_own_img_of_u():

@@ -40,7 +40,10 @@ def test_mixed_branches_equal_the_public_code(golden):
     np.testing.assert_allclose(logits[valid], golden["logits_mixed"][valid], atol=1e-4)
 
 
-@pytest.mark.parametrize("branch, name", [("und", "logits_text"), ("gen", "logits_vision")])
+@pytest.mark.parametrize(
+    "branch, name",
+    [("und", "logits_text"), ("und", "logits_no_mask"), ("gen", "logits_vision")],
+)
 def test_one_branch_alone(golden, branch, name):
     """A branch that is absent must leave no trace in the other."""
     x = published.run("embed", jnp.asarray(golden["input_ids"]))

@@ -1,5 +1,7 @@
 """MBAQ against the public code; dead codes by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,26 @@ def test_usage_in_training_equals_the_public_code():
     np.testing.assert_allclose(extra["usage"], golden["ema_after"], atol=1e-6)
     changed = np.any(trainable["quantizer/codebook"] != codebook, axis=(1, 2))
     np.testing.assert_array_equal(changed, golden["codebook_changed"])
+    assert metrics["restarted"] == 0
+
+
+def test_perplexity_equals_the_public_code():
+    """Breaks if what training logs of the codes in use is counted otherwise: usage left as it is,
+    of the first codebook in the place of all."""
+    key = "quantizer.quantizer.quantizers.0.ema_usage"
+    usage = jnp.tile(jnp.asarray(published.state_dict()[key]), (4, 1))
+    config = published.config()
+    still = dataclasses.replace(config.quantizer, usage_decay=1.0)
+    model = LatentUM(dataclasses.replace(config, quantizer=still))
+    stage = mbaq_stage(model, ConfigDict({"objective": "kl"}), SpecialIds(0, 1, 2, 3, 4, 5))
+    codebook = published.params()["quantizer"]["codebook"]
+    left = jnp.zeros((1, 2, 32)), jnp.zeros((1, 2, 4), int)
+    _, _, metrics = stage.after(
+        {"quantizer/codebook": codebook}, {"usage": usage}, left, jax.random.key(0)
+    )
+    perplexity, utilization, active = published.outputs("quantizer/out")["usage0"].tolist()
+    np.testing.assert_allclose(metrics["perplexity"], perplexity, rtol=1e-5)
+    assert (utilization, active) == (1.0, 16.0)  # not logged: no code is dead here, none restarts
     assert metrics["restarted"] == 0
 
 

@@ -18,6 +18,7 @@ from latentum_jax.train.data import make_batches
 from latentum_jax.train.loop import train, train_stage
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
+from latentum_jax.train.start import starting_model
 from tests.models_on_disk import random_model, write_random_model
 
 BUCKETS = {
@@ -157,14 +158,14 @@ def test_mbaq_may_make_another_quantizer(start):
     """Breaks if other sizes touch what no code shapes, or keep what they shape."""
     config = config_of("mbaq", start)
     config.model.quantizer.codebook_size = 16
-    before, after = read_folder(start), loop.starting_model(config)
+    before, after = read_folder(start), starting_model(config)
     assert after.config.quantizer.codebook_size == 16
     assert after.params["quantizer"]["codebook"].shape[1] == 16
     for part in ("vision", "mlp1", "language"):
         chex.assert_trees_all_equal(after.params[part], before.params[part])
     config.model.language.num_layers += 1
     with pytest.raises(ValueError, match=r"model\.language\.num_layers is"):
-        loop.starting_model(config)
+        starting_model(config)
 
 
 def test_mome_starts_from_the_understanding_branch(start):

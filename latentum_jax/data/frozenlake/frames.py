@@ -94,6 +94,35 @@ def draw(state: State, overlay: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     return rows.reshape(n * TILE, n * TILE, 3)
 
 
+def read_state(picture: UInt8[np.ndarray, "h w 3"]) -> State | None:
+    """The state that `draw` drew so, None where the picture is not one of its own.
+
+    The player's facing is read; where he has not moved it is that of a move down.
+    """
+    n, rest = divmod(len(picture), TILE)
+    if rest or picture.shape != (n * TILE, n * TILE, 3):
+        return None
+    cells = picture.reshape(n, TILE, n, TILE * 3).transpose(0, 2, 1, 3).reshape(n * n, -1)
+    bank = _tiles().reshape(3 * _PLAIN, -1)
+    found = [np.flatnonzero((bank == cell).all(1)) for cell in cells]
+    if not all(len(match) for match in found):
+        return None
+    index = np.array([match[0] for match in found]).reshape(n, n)
+    plain = index % _PLAIN
+    players = np.argwhere(plain >= 4)
+    if len(players) != 1:
+        return None
+    player: Cell = (int(players[0][0]), int(players[0][1]))
+    ground, facing = divmod(int(plain[player]) - 4, 4)
+    plain[player] = ground
+    try:
+        maze = Maze.parse(n, ["".join(_GROUNDS[i] for i in row) for row in plain])
+    except ValueError:
+        return None
+    red = (index >= _TINTED_RED) & (index < _TINTED_GREEN)
+    return State(maze, player, facing, frozenset(map(tuple, np.argwhere(red).tolist())))
+
+
 def simulator_frames(maze: Maze, moves: Iterable[str]) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The simulator's pictures before, between and after the moves, rendered by gymnasium."""
     simulator = _simulator(maze, render_mode="rgb_array")

@@ -10,17 +10,18 @@ import numpy as np
 
 from latentum_jax.config import VisionConfig
 from latentum_jax.data.frozenlake import questions, samples
-from latentum_jax.data.frozenlake.frames import State, advance, draw, start_state
+from latentum_jax.data.frozenlake.frames import State, advance, draw, start_state, states
 from latentum_jax.data.frozenlake.mazes import MOVES, Maze, sample_maze, shortest_path, step
 from latentum_jax.data.interleaved import (
     Row,
     RowShape,
     caption_row,
     interleaved_row,
+    picture_row,
     question_row,
     stack,
 )
-from latentum_jax.images import see
+from latentum_jax.images import see, square
 from latentum_jax.tokenizer import Tokenizer
 
 # Questions that supervise planning, most of them in every cell at once, and how often each is
@@ -125,6 +126,28 @@ class MazeRows:
 
     def _interleaved(self, sample: samples.Sample, shape: RowShape) -> Row:
         return interleaved_row(sample, self.tokenizer, shape, system=self.system, draw=draw)
+
+
+@dataclasses.dataclass(frozen=True)
+class MazePictures:
+    """Rows of pictures alone, for a decoder that draws them `side` pixels wide."""
+
+    vision: VisionConfig
+    side: int
+    references: int
+    mazes: Mazes = Mazes()
+
+    def row(self, rng: np.random.Generator) -> Row:
+        """A moment of a walk as it is `seen` and as it is drawn, and the moments before it."""
+        maze = self.mazes.draw(rng)
+        if not self.references:
+            return picture_row(draw(random_state(rng, maze)), self.vision, self.side)
+        walk = states(maze, shortest_path(maze))
+        last = int(rng.integers(1, len(walk)))
+        row = picture_row(draw(walk[last]), self.vision, self.side)
+        before = [draw(walk[max(0, last - back)]) for back in range(self.references, 0, -1)]
+        drawn = [square(picture, self.side, canvas=self.vision.canvas) for picture in before]
+        return {**row, "references": np.stack(drawn)}
 
 
 @dataclasses.dataclass(frozen=True)

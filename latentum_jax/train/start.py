@@ -1,0 +1,178 @@
+"""What a run starts with: the parameters, the stage over them, its batches, and how it is kept."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
+from latentum_jax.convert.published import read_model
+from latentum_jax.data.frozenlake.stream import corpus
+from latentum_jax.data.interleaved import Row
+from latentum_jax.decoder.folder import DecoderFolder, read_decoder_folder, write_decoder_folder
+from latentum_jax.decoder.mmdit import with_references
+from latentum_jax.decoder.pixel_decoder import PixelDecoder, init_decoder_params
+from latentum_jax.models.folder import ModelFolder, write_folder
+from latentum_jax.models.latentum import LatentUM, Params, init_params
+from latentum_jax.tokenizer import Tokenizer
+from latentum_jax.train.data import make_batches, make_pictures
+from latentum_jax.train.stages import DECODER_STAGES, STAGES
+from latentum_jax.train.stages.decoder import latent_moments
+from latentum_jax.train.stages.stage import Stage
+
+CALIBRATION_BATCHES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A run before its first step.
+
+    params: nested dict. make: index -> batch. write: puts trained parameters into a folder.
+    """
+
+    params: Params
+    stage: Stage
+    make: Callable[[int], Row]
+    write: Callable[[Path, Params], None]
+
+
+def start_of(config: ConfigDict) -> Start:
+    """What a config's stage begins with. Raises ValueError for a config that is wrong."""
+    if config.stage in STAGES:
+        return _model_start(config)
+    if config.stage in DECODER_STAGES:
+        return _decoder_start(config)
+    known = (*STAGES, *DECODER_STAGES)
+    raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
+
+
+def _model_start(config: ConfigDict) -> Start:
+    folder = starting_model(config)
+    stage = STAGES[config.stage](LatentUM(folder.config), config, folder.tokenizer.ids)
+    make = make_batches(config, folder.config, folder.chat, folder.tokenizer)
+
+    def write(path: Path, params: Params) -> None:
+        write_folder(path, dataclasses.replace(folder, params=params))
+
+    return Start(folder.params, stage, make, write)
+
+
+def starting_model(config: ConfigDict) -> ModelFolder:
+    """The model that a stage starts from: a folder, or nothing but a seed.
+
+    Raises ValueError where the folder's model is of other sizes than the config's. `mbaq` makes
+    the quantizer, and may ask for another than the folder's.
+    """
+    model = LatentUMConfig.from_dict(config.model.to_dict())
+    if config.init_from:
+        folder = read_model(config.init_from, model)
+        odd = differing(folder.config, model)
+        if config.stage == "mbaq" and all(key.startswith("quantizer.") for key in odd):
+            return requantized(folder, model, config.seed)
+        _refuse("model", odd, config.init_from)
+        return folder
+    if config.tokenizer == "frozenlake":
+        tokenizer = Tokenizer.train(corpus(), model.language.vocab_size)
+    else:
+        tokenizer = Tokenizer.from_folder(config.tokenizer)
+    if len(tokenizer) > model.language.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {model.language.vocab_size}"
+        )
+    params = init_params(model, jax.random.key(config.seed))
+    return ModelFolder(model, ChatConfig(**config.chat.to_dict()), params, tokenizer)
+
+
+def requantized(folder: ModelFolder, model: LatentUMConfig, seed: int) -> ModelFolder:
+    """The folder's model with the quantizer of `model`: what its codes shape starts anew."""
+    if folder.config == model:
+        return folder
+    kept, fresh = (
+        flatten_dict(p, sep="/") for p in (folder.params, init_params(model, jax.random.key(seed)))
+    )
+    fits = {name: x for name, x in kept.items() if name in fresh and x.shape == fresh[name].shape}
+    params = unflatten_dict({**jax.tree.map(np.asarray, fresh), **fits}, sep="/")
+    return dataclasses.replace(folder, config=model, params=params)
+
+
+def _decoder_start(config: ConfigDict) -> Start:
+    """Parameters are {"decoder", "latentum"}: of the second what makes z_q, if anything does."""
+    decoder = starting_decoder(config)
+    model = LatentUMConfig.from_dict(config.model.to_dict())
+    params: dict[str, Any] = {"decoder": decoder.params, "latentum": {}}
+    if config.stage != "vae":
+        seen = _latentum(config, model)
+        params["latentum"] = {part: seen[part] for part in ("vision", "quantizer")}
+    stage = DECODER_STAGES[config.stage](PixelDecoder(decoder.config), LatentUM(model), config)
+    make = make_pictures(config, model.vision, decoder.config)
+
+    def write(path: Path, params: Params) -> None:
+        made, trained = decoder.config, params["decoder"]
+        if config.stage == "vae":
+            made = calibrated(made, trained, make)
+        write_decoder_folder(path, DecoderFolder(made, trained), dtype="float32")
+
+    return Start(params, stage, make, write)
+
+
+def starting_decoder(config: ConfigDict) -> DecoderFolder:
+    """The decoder that a stage starts from: a folder, or nothing but a seed.
+
+    Asked for reference frames that the folder's has none of, it gets channels of zeros for them.
+
+    Raises ValueError where the folder's decoder is of other sizes than the config's. The scale and
+    shift of latents are the folder's: they belong to its VAE.
+    """
+    asked = DecoderConfig.from_dict(config.decoder.to_dict())
+    if not config.init_from:
+        return DecoderFolder(asked, init_decoder_params(asked, jax.random.key(config.seed)))
+    folder = read_decoder_folder(config.init_from)
+    made, params = folder.config, folder.params
+    if asked.mmdit.references and not made.mmdit.references:
+        mmdit, grown = with_references(made.mmdit, params["mmdit"], asked.mmdit.references)
+        made, params = dataclasses.replace(made, mmdit=mmdit), {**params, "mmdit": grown}
+    odd = differing(made, asked)
+    for own in ("vae.scale", "vae.shift"):
+        odd.pop(own, None)
+    _refuse("decoder", odd, config.init_from)
+    return DecoderFolder(made, params)
+
+
+def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:
+    if not config.latentum:
+        raise ValueError("latentum is empty, expected the folder of the model whose z_q is drawn")
+    folder = read_model(config.latentum, model)
+    _refuse("model", differing(folder.config, model), config.latentum)
+    width = config.decoder.mmdit.context_dim
+    if width != model.quantizer.embedding_dim:
+        raise ValueError(
+            f"decoder.mmdit.context_dim is {width}, "
+            f"z_q of {config.latentum} has width {model.quantizer.embedding_dim}"
+        )
+    return folder.params
+
+
+def calibrated(config: DecoderConfig, params: Params, make: Callable[[int], Row]) -> DecoderConfig:
+    """The config with the scale and shift that give the VAE's latents mean 0 and variance 1."""
+    moments = jax.jit(lambda pixels: latent_moments(PixelDecoder(config), params, pixels))
+    found = [moments(jnp.asarray(make(i)["pixels"])) for i in range(CALIBRATION_BATCHES)]
+    mean, square = (float(x) for x in np.mean(found, axis=0))
+    vae = dataclasses.replace(config.vae, shift=mean, scale=float((square - mean**2) ** -0.5))
+    return dataclasses.replace(config, vae=vae)
+
+
+def differing(given: Any, asked: Any) -> dict[str, tuple[Any, Any]]:
+    """Keys of two configs whose values differ, with both."""
+    a, b = (flatten_dict(c.to_dict(), sep=".") for c in (given, asked))
+    return {key: (a[key], b[key]) for key in b if a[key] != b[key]}
+
+
+def _refuse(section: str, odd: Mapping[str, tuple[Any, Any]], source: str) -> None:
+    for key, (given, asked) in odd.items():
+        raise ValueError(f"{section}.{key} is {given} in {source}, {asked} in the config")
