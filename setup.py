@@ -20,6 +20,7 @@ CORE = [
     "ml-collections>=1.0.0",
     "tokenizers>=0.22.0",
     "safetensors>=0.4.5",
+    "tensorstore>=0.1.71",
     "pillow>=11.0",
     "tqdm>=4.66.1",
     "tensorboardX>=2.6.2.2",

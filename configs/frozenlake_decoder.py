@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         "pixel_decoder": {
             "stage": "pixel_decoder",
             "part": "all",
-            "steps": 6000,
+            "steps": 5000,
             "optimizer": {"learning_rate": 1e-3, "warmup": 200},
             "data": {"rows": 32},
         },

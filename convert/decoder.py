@@ -17,7 +17,7 @@ from latentum_jax.convert import mmdit, vae
 from latentum_jax.convert.weights import open_file, open_weights, shapes_of, write_weights
 from latentum_jax.decoder import mmdit as our_mmdit
 from latentum_jax.decoder import vae as our_vae
-from latentum_jax.decoder.folder import FORMAT, DecoderFolder, open_decoder_folder
+from latentum_jax.decoder.folder import DecoderFolder, open_decoder_folder
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.folder import in_dtype, read_config
 from latentum_jax.models.latentum import Params
@@ -49,9 +49,41 @@ def open_decoder(
 
     Raises ValueError, one sentence, where it is neither or broken.
     """
-    if read_config(folder).get("format") == FORMAT:
+    if "format" in read_config(folder):  # one of ours, whether or not of a decoder
         return open_decoder_folder(folder)
     return open_published_decoder(folder, sd3_5, allow_pickle=allow_pickle)
+
+
+def read_decoder(
+    path: str | Path, *, context_dim: int, references: int, image_size: int, seed: int
+) -> DecoderFolder:
+    """A decoder to train on, in fp32: a decoder's folder, or SD3.5 as `start_from_sd3_5` has it.
+
+    Where one without reference frames is given and `references` are asked for, its patch embedding
+    gets channels of zeros for them.
+
+    Raises ValueError, one sentence, where it is none of them or broken.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file() and (path.is_file() or (path / "transformer").is_dir()):
+        return DecoderFolder(
+            *start_from_sd3_5(
+                path,
+                context_dim=context_dim,
+                references=references,
+                image_size=image_size,
+                seed=seed,
+            )
+        )
+    opened = open_decoder(path)
+    config = opened.config
+    params = jax.tree.map(lambda x: np.asarray(x[...], np.float32), opened.params)
+    if references and not config.mmdit.references:
+        embedder = params["mmdit"]["x_embedder"]
+        embedder["kernel"] = our_mmdit.with_references(embedder["kernel"], config.mmdit, references)
+        grown = dataclasses.replace(config.mmdit, references=references)
+        config = dataclasses.replace(config, mmdit=grown)
+    return DecoderFolder(config, params)
 
 
 def open_published_decoder(
@@ -88,8 +120,15 @@ def write_published_decoder(
     """Writes the published layout, weights in `dtype` or as they are; replaces an old folder.
 
     VAE and schedule lie in `sd3_5/` inside, as diffusers reads them, and the config names that.
+
+    Raises ValueError where the decoder has what no published one has.
     """
     c = decoder.config
+    if c.mmdit.token_patches is not None or c.mmdit.pooled_size is None:
+        raise ValueError(
+            "this decoder has what no published one has: "
+            f"token_patches {c.mmdit.token_patches}, pooled_size {c.mmdit.pooled_size}"
+        )
     flat = {part: in_dtype(decoder.params[part], dtype) for part in ("mmdit", "vae")}
     config = {
         "sd3_5_path": SD3_5,
@@ -160,7 +199,8 @@ def open_sd3_5(
     config, flat, vae_config, vae_flat = opened(path, allow_pickle)
     started = dataclasses.replace(config, context_dim=context_dim, references=references)
     flat = flat | _fresh_context(started, seed)
-    flat["x_embedder/kernel"] = _with_references(flat["x_embedder/kernel"], started)
+    kernel = our_mmdit.with_references(flat["x_embedder/kernel"][...], config, references)
+    flat["x_embedder/kernel"] = Lazy.of(kernel)
     return _decoder(DecoderConfig(started, vae_config, image_size), flat, vae_flat)
 
 
@@ -216,16 +256,6 @@ def _fresh_context(config: MMDiTConfig, seed: int) -> Flat:
     kernel = fan_in(jax.random.key(seed), shape)
     made = {"kernel": np.asarray(kernel), "bias": np.zeros(config.hidden_size, np.float32)}
     return {f"context_embedder/{name}": Lazy.of(value) for name, value in made.items()}
-
-
-def _with_references(kernel: Lazy, config: MMDiTConfig) -> Lazy:
-    """The patch embedding [p p c, D] with zeros for the channels of reference frames."""
-    p, channels = config.patch_size, config.latent_channels
-    old = kernel[...].reshape(p, p, channels, config.hidden_size)
-    shape = (p, p, channels * (1 + config.references), config.hidden_size)
-    new = np.zeros(shape, kernel.dtype)
-    new[:, :, :channels] = old
-    return Lazy.of(new.reshape(-1, config.hidden_size))
 
 
 def _check(values: Mapping[str, Any], context_dim: int, references: int) -> int:

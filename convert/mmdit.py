@@ -9,7 +9,7 @@ import numpy as np
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.convert.table import LINEAR, Layout, Row, Table, linear, mlp, patches
-from latentum_jax.decoder.mmdit import POOLED, block_groups
+from latentum_jax.decoder.mmdit import block_groups
 
 BLOCK = "joint_blocks.{}"
 
@@ -59,6 +59,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> MMDiTConfig:
         head_dim = shapes[f"{block}.x_block.attn.ln_q.weight"][0]
         mlp_size = shapes[f"{block}.x_block.mlp.fc1.weight"][0]
         positions = shapes["pos_embed"][1]
+        pooled = shapes["y_embedder.mlp.0.weight"][1]
     except KeyError as error:
         raise ValueError(f"the checkpoint lacks {error.args[0]}") from error
     depth = 1 + max(int(m[1]) for m in map(re.compile(r"joint_blocks\.(\d+)\.").match, shapes) if m)
@@ -76,6 +77,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]]) -> MMDiTConfig:
         dual_layers=len(dual),
         position_side=math.isqrt(positions),
         references=channels // latent - 1,
+        pooled_size=pooled,
     )
 
 
@@ -131,7 +133,6 @@ def config_from_diffusers(values: Mapping[str, Any]) -> MMDiTConfig:
         dual = list(values["dual_attention_layers"])
         for name, got, expected in (
             ("qk_norm", values["qk_norm"], "rms_norm"),
-            ("pooled_projection_dim", values["pooled_projection_dim"], POOLED),
             ("caption_projection_dim", values["caption_projection_dim"], heads * head_dim),
             ("dual_attention_layers", dual, list(range(len(dual)))),
         ):
@@ -147,6 +148,7 @@ def config_from_diffusers(values: Mapping[str, Any]) -> MMDiTConfig:
             context_dim=values["joint_attention_dim"],
             dual_layers=len(dual),
             position_side=values["pos_embed_max_size"],
+            pooled_size=values["pooled_projection_dim"],
         )
     except KeyError as error:
         raise ValueError(f"config.json lacks {error}") from error

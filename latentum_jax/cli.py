@@ -64,7 +64,8 @@ def read_overrides(rest: Sequence[str]) -> dict[str, str]:
 def answer(args: argparse.Namespace) -> None:
     """Answers a question about a picture."""
     model = load_model(args)
-    print(model.answer(args.image, args.question, features=args.features)[0])
+    options = {"features": args.features, "max_tiles": args.max_tiles}
+    print(model.answer(args.image, args.question, **options)[0])
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -73,14 +74,23 @@ def generate(args: argparse.Namespace) -> None:
     from latentum_jax.generate.sampling import Sampling
 
     not_a_folder(args.out)
+    if args.images is not None:
+        not_a_file(args.images)
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     model = load_model(args)
+    decoder = None if args.images is None else load_decoder(args)
     seeds = seeds_of(args.seed, len(args.prompts))
     codes = model.generate(args.prompts, guidance=args.guidance, sampling=sampling, seeds=seeds)
     described = model.describe(codes, args.question)
     write_codes(args.out, codes, args.prompts)
     print_each(args.prompts, described)
     print(f"{len(codes)} latent image{'s' * (len(codes) > 1)} in {args.out}")
+    if decoder is not None:
+        from latentum_jax.eval.frames import write_pictures
+
+        pictures = decoder.decode(model.z_q(codes), steps=args.steps, seeds=seeds)
+        write_pictures(args.images, pictures)
+        print(f"drawn in {args.images}")
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -96,7 +106,10 @@ def plan(args: argparse.Namespace) -> None:
     """Solves mazes from their pictures."""
     from latentum_jax.generate.sampling import GREEDY, Sampling
 
+    if args.frames is not None:
+        not_a_file(args.frames)
     model = load_model(args)
+    decoder = None if args.frames is None else load_decoder(args)
     sampling = GREEDY if args.seed is None else Sampling()
     plans = model.plan(
         args.images,
@@ -107,6 +120,12 @@ def plan(args: argparse.Namespace) -> None:
         seeds=seeds_of(args.seed or 0, len(args.images)),
     )
     print_each([str(image) for image in args.images], [found.text for found in plans])
+    if decoder is not None:
+        from latentum_jax.eval.frames import write_plans
+
+        seed = args.seed or 0
+        write_plans(model, decoder, args.images, plans, args.mode, args.frames, seed=seed)
+        print(f"what was imagined is drawn in {args.frames}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -168,15 +187,28 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{kind}, converted: {args.target}")
 
 
+def eval_frames(args: argparse.Namespace) -> None:
+    """Draws held-out mazes from their codes and reads the pictures."""
+    from latentum_jax.eval import frames
+
+    not_a_file(args.out)
+    model, decoder = load_model(args), load_decoder(args)
+    results = frames.evaluate(
+        model, decoder, args.levels, args.num, args.seed, args.out, checkpoint=args.checkpoint
+    )
+    print(frames.table(results))
+
+
 def demo(args: argparse.Namespace) -> None:
     """Shows everything a maze model does on one page."""
     from latentum_jax.eval import report
     from latentum_jax.pretrained import find_model
 
     not_a_file(args.out)
-    model = load_model(args)
-    shown = report.gather(model, args.seed)
-    path = report.write_page(shown, args.out, find_model(args.checkpoint) / "metrics.json")
+    model, folder = load_model(args), find_model(args.checkpoint)
+    has_decoder = args.decoder or (folder / "decoder").is_dir()
+    shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
+    path = report.write_page(shown, args.out, folder / "metrics.json")
     print(report.summary(shown))
     print(f"page in {path}")
 
@@ -186,6 +218,17 @@ def load_model(args: argparse.Namespace) -> Any:
     from latentum_jax.pretrained import LatentUM
 
     return LatentUM.from_pretrained(args.checkpoint)
+
+
+def load_decoder(args: argparse.Namespace) -> Any:
+    """The pixel decoder of `--decoder`, or the one that comes with `--checkpoint`."""
+    from latentum_jax.pixel_decoder import PixelDecoder
+    from latentum_jax.pretrained import find_model
+
+    own = find_model(args.checkpoint) / "decoder"
+    if args.decoder is None and not own.is_dir():
+        raise ValueError(f"{args.checkpoint} comes without a pixel decoder: give --decoder DIR")
+    return PixelDecoder.from_pretrained(args.decoder or own)
 
 
 def print_each(names: Sequence[str], texts: Sequence[str]) -> None:
@@ -232,7 +275,11 @@ def parser() -> Parser:
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
     _add_convert(commands)
+    command = _add(evals, "frames", eval_frames, checkpoint=True)
+    _add_decoder(command)
+    _add_mazes(command)
     command = _add(commands, "demo", demo, checkpoint=True)
+    _add_decoder(command)
     command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")
     command.add_argument("--seed", type=whole_number, default=0)
     return top
@@ -252,6 +299,8 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("question", metavar="QUESTION")
     command.add_argument("--features", choices=("continuous", "quantized"), default="continuous")
+    text = "InternVL's tiles; 1, the default, squeezes the picture into one"
+    command.add_argument("--max-tiles", type=positive, default=1, metavar="N", help=text)
 
     command = _add(commands, "generate", generate, checkpoint=True)
     command.add_argument("prompts", nargs="+", metavar="PROMPT")
@@ -261,6 +310,10 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("--top-p", type=number, default=0.95)
     command.add_argument("--seed", type=whole_number, default=0)
     command.add_argument("--out", type=Path, default=Path("codes.npz"), metavar="CODES.npz")
+    text = "draws them as PNG, by the pixel decoder"
+    command.add_argument("--images", type=Path, metavar="DIR", help=text)
+    command.add_argument("--steps", type=positive, default=25, help="of the pixel decoder")
+    _add_decoder(command)
     _add_question(command)
 
     command = _add(commands, "describe", describe, checkpoint=True)
@@ -272,6 +325,9 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     command.add_argument("--max-steps", type=positive, default=12)
     command.add_argument("--seed", type=whole_number, help="samples instead of the likeliest")
+    text = "draws what was imagined as PNG and GIF, beside the simulator's pictures"
+    command.add_argument("--frames", type=Path, metavar="DIR", help=text)
+    _add_decoder(command)
 
 
 def _add_convert(commands: Any) -> None:
@@ -288,6 +344,11 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("--references", type=whole_number, metavar="N", help=text)
     text = "read torch's .bin, .pt and .pth too, of which weights alone are unpickled"
     command.add_argument("--allow-pickle", action="store_true", help=text)
+
+
+def _add_decoder(command: Parser) -> None:
+    text = "a pixel decoder's folder (default: the one that comes with the model)"
+    command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
 
 
 def _add_question(command: Parser) -> None:

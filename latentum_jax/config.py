@@ -177,6 +177,8 @@ class MMDiTConfig:
     concatenated to the noisy latents, channel by channel (appendix D). The published context has
     no positions: its z_q says where it is. Codes of a small codebook are the same wherever they
     are, and `token_patches`, the patches along a side of a visual token, gives each their position.
+    `pooled_size` is the width of SD3.5's pooled text, whose embedder every published file has and
+    nothing uses; None leaves it out.
     """
 
     depth: int = 24
@@ -190,6 +192,7 @@ class MMDiTConfig:
     position_side: int = 384  # patches along a side of the position table
     references: int = 0
     token_patches: int | None = None
+    pooled_size: int | None = 2048
 
     @classmethod
     def tiny(cls) -> "MMDiTConfig":
@@ -203,6 +206,7 @@ class MMDiTConfig:
             dual_layers=1,
             position_side=16,
             token_patches=2,
+            pooled_size=None,
         )
 
 

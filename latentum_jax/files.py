@@ -5,8 +5,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+BUNDLED = Path(str(resources.files("latentum_jax"))) / "checkpoints"  # models of the package
 
 
 @contextmanager

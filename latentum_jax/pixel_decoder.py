@@ -14,6 +14,7 @@ from latentum_jax.config import DecoderConfig
 from latentum_jax.convert.decoder import open_decoder, write_published_decoder
 from latentum_jax.decoder import pixel_decoder as net
 from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
+from latentum_jax.files import BUNDLED
 from latentum_jax.generate.sampling import row_seeds
 from latentum_jax.images import ImageLike, load_image
 from latentum_jax.models.latentum import Params
@@ -33,13 +34,14 @@ class PixelDecoder:
     def from_pretrained(
         cls, path: str | Path, *, sd3_5: str | Path | None = None, dtype: str = "float32"
     ) -> "PixelDecoder":
-        """A decoder folder, ours or a published one.
+        """A decoder folder, ours or a published one, or the model, given as to
+        `LatentUM.from_pretrained`, that has a `decoder` in its folder.
 
         `sd3_5` is the SD3.5 folder of a published one whose config names another place.
 
         Raises ValueError where there is no such decoder or it is broken.
         """
-        opened = open_decoder(path, sd3_5)
+        opened = open_decoder(find_decoder(path), sd3_5)
         return cls(opened.config, opened.params, dtype=dtype)
 
     def save_pretrained(
@@ -109,6 +111,18 @@ class PixelDecoder:
             raise ValueError(f"{len(references)} reference frames, this decoder takes {expected}")
         frames = [load_image(i).resize(size[::-1], Image.Resampling.BILINEAR) for i in references]
         return np.asarray([np.asarray(f) for f in frames], np.float32) / 127.5 - 1
+
+
+def find_decoder(path: str | Path) -> Path:
+    """The folder of a decoder given by folder, finished workdir, or the model it belongs to."""
+    path = Path(path)
+    own = [path / "decoder", path / "model" / "decoder"]
+    if path.name == str(path):
+        own.append(BUNDLED / path / "decoder")
+    for folder in (*own, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    return path
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from latentum_jax.convert.published import open_model, write_published
+from latentum_jax.files import BUNDLED
 from latentum_jax.generate import world
 from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate, generate_after
@@ -412,10 +412,9 @@ def find_model(path: str | Path) -> Path:
         weights = any(folder.glob("model*.safetensors*")) or (folder / CHECKPOINT).is_dir()
         if (folder / "config.json").is_file() and weights:
             return folder
-    bundled = Path(str(resources.files("latentum_jax"))) / "checkpoints"
-    if (bundled / path / "config.json").is_file() and path.name == str(path):
-        return bundled / path
-    known = sorted(p.name for p in bundled.iterdir()) if bundled.is_dir() else []
+    if (BUNDLED / path / "config.json").is_file() and path.name == str(path):
+        return BUNDLED / path
+    known = sorted(p.name for p in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
     raise ValueError(f"there is no model at {path}, and the bundled ones are {known}")
 
 

@@ -2,39 +2,46 @@
 
     python launch/bundle_frozenlake_tiny.py RUN
 
-Writes the model in bf16, log.jsonl (every tenth step of each stage) and
-metrics.json (the evaluations in RUN/eval, where they have been made).
+Writes the model in bf16, log.jsonl (every tenth step of each stage) and metrics.json (the
+evaluations in RUN/eval, where they have been made); with a run of configs/frozenlake_decoder.py in
+RUN/decoder, the same of the pixel decoder in decoder/.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from latentum_jax.files import write_json, write_jsonl
+from latentum_jax.files import BUNDLED, write_json, write_jsonl
+from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.train.recipe import load_config
 
-ROOT = Path(__file__).parent.parent
-BUNDLE = ROOT / "latentum_jax" / "checkpoints" / "frozenlake-tiny"
+BUNDLE = BUNDLED / "frozenlake-tiny"
 EVERY = 10
 
 
 def main(run: Path) -> None:
     """Bundles a run."""
-    stages = load_config("frozenlake_tiny", {}).chain
-    model = LatentUM.from_pretrained(run / stages[-1])
-    recipe = BUNDLE / "README.md"
-    text = recipe.read_text() if recipe.is_file() else ""  # the folder is written anew
-    model.save_pretrained(BUNDLE, dtype="bfloat16")
-    if text:
-        recipe.write_text(text)
-    write_jsonl(BUNDLE / "log.jsonl", [line for stage in stages for line in log_of(run, stage)])
+    told = {path: path.read_text() for path in BUNDLE.rglob("README.md")}  # folders are made anew
+    bundle(LatentUM, "frozenlake_tiny", run, BUNDLE)
+    if (run / "decoder").is_dir():
+        bundle(PixelDecoder, "frozenlake_decoder", run / "decoder", BUNDLE / "decoder")
+    for path, text in told.items():
+        if path.parent.is_dir():
+            path.write_text(text)
     found = {}
     for results in sorted((run / "eval").glob("*/results.json")):
         values = json.loads(results.read_text())
         values.pop("checkpoint", None)
         found[results.parent.name] = values
     write_json(BUNDLE / "metrics.json", found)
+
+
+def bundle(kind: type[LatentUM] | type[PixelDecoder], recipe: str, run: Path, to: Path) -> None:
+    """The model at the end of a chain, and the log of all its stages."""
+    stages = load_config(recipe, {}).chain
+    kind.from_pretrained(run / stages[-1]).save_pretrained(to, dtype="bfloat16")
+    write_jsonl(to / "log.jsonl", [line for stage in stages for line in log_of(run, stage)])
 
 
 def log_of(run: Path, stage: str) -> list[dict]:

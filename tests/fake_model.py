@@ -7,6 +7,7 @@ import numpy as np
 from latentum_jax.data.frozenlake.frames import State, draw, start_state, states
 from latentum_jax.data.frozenlake.mazes import Maze, shortest_path
 from latentum_jax.data.frozenlake.questions import KINDS, ask, parse_caption
+from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM, Plan
 from tests.models_on_disk import random_model
 
@@ -79,6 +80,18 @@ class FakeModel(LatentUM):
             rows[cell[0]][cell[1]] = letter
         maze = Maze(tuple("".join(row) for row in rows))
         return np.array([[[self.code(start_state(maze))]]], np.int32)
+
+
+class FakeDecoder(PixelDecoder):
+    """Draws exactly what the codes of a `FakeModel` show; `still`: the start of that maze."""
+
+    def __init__(self, model: FakeModel, still: bool = False):
+        self.model, self.still = model, still
+
+    def decode(self, z_q, *, steps, seeds):
+        assert len(seeds) == len(z_q) == len(set(seeds))
+        shown = [self.model.shows[int(number)] for number in z_q[:, 0, 0]]
+        return [draw(start_state(s.maze) if self.still else s) for s in shown]
 
 
 def reply(state: State, question: str) -> str:

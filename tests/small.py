@@ -10,10 +10,13 @@ import numpy as np
 from flax import traverse_util
 
 from latentum_jax.config import (
+    DecoderConfig,
     HeadConfig,
     LanguageConfig,
     LatentUMConfig,
+    MMDiTConfig,
     QuantizerConfig,
+    VAEConfig,
     VisionConfig,
 )
 from latentum_jax.models.folder import expected_shapes
@@ -36,6 +39,23 @@ SMALL = LatentUMConfig(
     ),
     QuantizerConfig(num_codebooks=2, codebook_size=8, embedding_dim=16, mlp_ratio=1),
     HeadConfig(num_layers=2, num_heads=2),
+)
+
+
+# Draws the z_q of `SMALL`.
+DECODER = DecoderConfig(
+    MMDiTConfig(
+        depth=2,
+        hidden_size=32,
+        num_heads=2,
+        mlp_size=64,
+        context_dim=16,
+        dual_layers=1,
+        position_side=8,
+        token_patches=2,
+    ),
+    VAEConfig(channels=(8, 8), layers_per_level=1, norm_groups=4),
+    image_size=32,
 )
 
 

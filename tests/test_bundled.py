@@ -30,7 +30,7 @@ def mazes():
 def test_size_and_papers():
     """Breaks if the package grows past 12 MB or the checkpoint loses its recipe, log or figures."""
     folder = find_model(NAME)
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 12e6
+    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 12e6
     stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").open()]
     assert list(dict.fromkeys(stages)) == ["vlm", "mbaq", "mome", "sft"]
     assert "frozenlake_tiny" in (folder / "README.md").read_text()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,9 +15,11 @@ from PIL import Image
 from latentum_jax import cli
 from latentum_jax.data.frozenlake.frames import draw, start_state
 from latentum_jax.data.frozenlake.mazes import Maze
+from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
+from latentum_jax.decoder.pixel_decoder import init_decoder_params
 from latentum_jax.train import loop
 from tests.models_on_disk import write_random_model
-from tests.small import SMALL
+from tests.small import DECODER, SMALL
 
 MAZE = Maze(("SFF", "HFF", "FFG"))
 LATENT = (SMALL.vision.num_tokens, SMALL.quantizer.num_codebooks)
@@ -250,6 +253,23 @@ def test_answer_and_plan(maze, model, capsys):
         assert cli.main([*command, "--checkpoint", str(model)]) == 0
         said.append(capsys.readouterr().out)
     assert all(text.strip() for text in said)
+
+
+def test_pictures_of_what_was_imagined(tmp_path, maze, model, capsys):
+    """Breaks if a decoder given is not used, or one that is missing stops after the planning."""
+    decoder = tmp_path / "decoder"
+    params = init_decoder_params(DECODER, jax.random.key(0))
+    write_decoder_folder(decoder, DecoderFolder(DECODER, params), dtype="float32")
+    given = ["--checkpoint", str(model), "--decoder", str(decoder)]
+    assert cli.main(["plan", str(maze), *given, "--frames", str(tmp_path / "f")]) == 0
+    drawn = ["--images", str(tmp_path / "i"), "--steps", "2", "--out", str(tmp_path / "c.npz")]
+    assert cli.main(["generate", "a maze", *given, *drawn]) == 0
+    assert [path.name for path in (tmp_path / "i").iterdir()] == ["0000.png"]
+    argv = ["eval", "frames", *given, "--levels", "3", "--num", "2", "--out", str(tmp_path / "e")]
+    assert cli.main(argv) == 0
+    assert "| 3 | 2 |" in capsys.readouterr().out
+    assert cli.main([*argv[:4], *argv[6:]]) == 2
+    assert "comes without a pixel decoder: give --decoder DIR" in capsys.readouterr().err
 
 
 def test_eval_vsp(tmp_path, model, capsys):

@@ -6,7 +6,6 @@ the timestep alone, every shift, scale and gate (adaLN), is `modulation(t)`: a s
 once for all its steps.
 """
 
-import dataclasses
 import math
 
 import jax
@@ -18,11 +17,9 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path
 
 FREQUENCIES = 256  # of the timestep embedding
-POOLED = 2048  # width of the pooled text that SD3.5 adds to the timestep and LatentUM leaves out
 LAST_CONTEXT, CONTEXT, IMAGE, DUAL_IMAGE = 2, 6, 6, 9  # vectors that adaLN gives a block
 
 
@@ -191,7 +188,8 @@ class MMDiT(nn.Module):
         self.x_embedder = dense(d, ("pixels", "embed"), bias=True, dtype=dtype)
         self.context_embedder = dense(d, ("pixels", "embed"), bias=True, dtype=dtype)
         self.t_embedder = MLP(d, d, dtype, activation=nn.silu)
-        self.y_embedder = MLP(d, d, dtype, activation=nn.silu)
+        if c.pooled_size is not None:  # SD3.5 adds its pooled text to the timestep, LatentUM none
+            self.y_embedder = MLP(d, d, dtype, activation=nn.silu)
         self.position_table = self.param(
             "position_table",
             nn.with_logical_partitioning(sincos_table, ("positions", "positions", "embed")),
@@ -228,8 +226,8 @@ class MMDiT(nn.Module):
     def modulation(self, t: Float[Array, " S"]) -> tuple[Modulation, ...]:
         """adaLN of every group of blocks, and of the final layer behind them, at timesteps t."""
         c = self.t_embedder(timestep_embedding(t).astype(self.dtype))
-        if self.is_initializing():  # never used, but part of every published file
-            self.y_embedder(jnp.zeros((1, POOLED), self.dtype))
+        if self.is_initializing() and self.config.pooled_size is not None:
+            self.y_embedder(jnp.zeros((1, self.config.pooled_size), self.dtype))
         final = self.final_modulation(c)
         return (*(group.modulation(c) for group in self.groups), Modulation(final, final))
 
@@ -299,18 +297,12 @@ def sincos_table(
     return jnp.concatenate([column, row], axis=-1).astype(dtype)
 
 
-def with_references(
-    config: MMDiTConfig, params: Params, references: int
-) -> tuple[MMDiTConfig, Params]:
-    """Room for reference frames in the patch embedding; their channels start at zero (App. D)."""
-    kernel = np.asarray(params["x_embedder"]["kernel"])
-    c = config.latent_channels
-    by_channel = kernel.reshape(-1, c * (1 + config.references), kernel.shape[-1])
+def with_references(kernel: np.ndarray, config: MMDiTConfig, references: int) -> np.ndarray:
+    """The patch embedding [p p c, D] with room for reference frames: channels of zeros (App. D)."""
+    c, d = config.latent_channels, kernel.shape[-1]
+    by_channel = kernel.reshape(-1, c * (1 + config.references), d)
     new = c * (references - config.references)
-    grown = np.pad(by_channel, ((0, 0), (0, new), (0, 0))).reshape(-1, kernel.shape[-1])
-    x_embedder = {**params["x_embedder"], "kernel": grown}
-    config = dataclasses.replace(config, references=references)
-    return config, {**params, "x_embedder": x_embedder}
+    return np.pad(by_channel, ((0, 0), (0, new), (0, 0))).reshape(-1, d)
 
 
 def expected_shapes(config: MMDiTConfig) -> dict[str, tuple[int, ...]]:

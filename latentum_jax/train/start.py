@@ -12,11 +12,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
+from latentum_jax.convert.decoder import read_decoder
 from latentum_jax.convert.published import read_model
 from latentum_jax.data.frozenlake.stream import corpus
 from latentum_jax.data.interleaved import Row
-from latentum_jax.decoder.folder import DecoderFolder, read_decoder_folder, write_decoder_folder
-from latentum_jax.decoder.mmdit import with_references
+from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
 from latentum_jax.decoder.pixel_decoder import PixelDecoder, init_decoder_params
 from latentum_jax.models.folder import ModelFolder, write_folder
 from latentum_jax.models.latentum import LatentUM, Params, init_params
@@ -57,8 +57,10 @@ def _model_start(config: ConfigDict) -> Start:
     stage = STAGES[config.stage](LatentUM(folder.config), config, folder.tokenizer.ids)
     make = make_batches(config, folder.config, folder.chat, folder.tokenizer)
 
+    usage = None if config.stage == "mbaq" else folder.usage  # of the codes as they were
+
     def write(path: Path, params: Params) -> None:
-        write_folder(path, dataclasses.replace(folder, params=params))
+        write_folder(path, dataclasses.replace(folder, params=params, usage=usage))
 
     return Start(folder.params, stage, make, write)
 
@@ -122,9 +124,7 @@ def _decoder_start(config: ConfigDict) -> Start:
 
 
 def starting_decoder(config: ConfigDict) -> DecoderFolder:
-    """The decoder that a stage starts from: a folder, or nothing but a seed.
-
-    Asked for reference frames that the folder's has none of, it gets channels of zeros for them.
+    """The decoder that a stage starts from: a folder, SD3.5, or nothing but a seed.
 
     Raises ValueError where the folder's decoder is of other sizes than the config's. The scale and
     shift of latents are the folder's: they belong to its VAE.
@@ -132,16 +132,18 @@ def starting_decoder(config: ConfigDict) -> DecoderFolder:
     asked = DecoderConfig.from_dict(config.decoder.to_dict())
     if not config.init_from:
         return DecoderFolder(asked, init_decoder_params(asked, jax.random.key(config.seed)))
-    folder = read_decoder_folder(config.init_from)
-    made, params = folder.config, folder.params
-    if asked.mmdit.references and not made.mmdit.references:
-        mmdit, grown = with_references(made.mmdit, params["mmdit"], asked.mmdit.references)
-        made, params = dataclasses.replace(made, mmdit=mmdit), {**params, "mmdit": grown}
-    odd = differing(made, asked)
+    folder = read_decoder(
+        config.init_from,
+        context_dim=asked.mmdit.context_dim,
+        references=asked.mmdit.references,
+        image_size=asked.image_size,
+        seed=config.seed,
+    )
+    odd = differing(folder.config, asked)
     for own in ("vae.scale", "vae.shift"):
         odd.pop(own, None)
     _refuse("decoder", odd, config.init_from)
-    return DecoderFolder(made, params)
+    return folder
 
 
 def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:

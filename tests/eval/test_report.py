@@ -3,12 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
-from latentum_jax.data.frozenlake.frames import advance, start_state
+from latentum_jax.data.frozenlake.frames import advance, draw, start_state
 from latentum_jax.data.frozenlake.mazes import shortest_path
 from latentum_jax.eval import report
-from tests.fake_model import FakeModel
+from tests.fake_model import FakeDecoder, FakeModel
 
 
 class Mute(FakeModel):
@@ -36,6 +37,23 @@ def test_page_refers_to_nothing_outside(shown, tmp_path):
     without_pictures = re.sub(r'src="data:image/png;base64,[^"]*"', "", text)
     assert not re.search(r"//|src|href|<link|<script|@import|url\(", without_pictures)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
+
+
+def test_imagined_pictures_stand_with_their_step(tmp_path):
+    """Breaks if a decoded image is missing, or the files beside the page are of another walk."""
+    starts = [start_state(report._maze(level, 0)) for level in report.LEVELS]
+    model = FakeModel([*starts, advance(starts[2], shortest_path(starts[2].maze)[0])])
+    shown = report.gather(model, 0, FakeDecoder(model))
+    text = report.write_page(shown, tmp_path, tmp_path / "metrics.json").read_text()
+    images = (
+        sum(len(walk.moves) for walk in shown.walks[:-1]) + 2
+    )  # of the coarse plan, the drawing
+    assert text.count("<div class=seen>") == images
+    for walk in shown.walks:
+        for state, picture in zip(walk.shows, walk.imagined, strict=True):
+            np.testing.assert_array_equal(picture, draw(state))
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names[:4] == ["3x3-fine.gif", "3x3-fine.png", "4x4-coarse.gif", "4x4-coarse.png"]
 
 
 def test_page_shows_every_step(shown):

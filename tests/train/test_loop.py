@@ -14,6 +14,7 @@ from latentum_jax.configs.frozenlake_tiny import bucket, get_config
 from latentum_jax.models.folder import read_folder
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.train import loop
+from latentum_jax.train import start as begin
 from latentum_jax.train.data import make_batches
 from latentum_jax.train.loop import train, train_stage
 from latentum_jax.train.recipe import stage_config
@@ -118,7 +119,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatc
         return dies
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_batches", until_batch_3)
+        patch.setattr(begin, "make_batches", until_batch_3)
         with pytest.raises(Killed):
             train_stage(config, broken)
     assert len(metrics_of(broken)) < 4

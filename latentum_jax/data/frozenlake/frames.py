@@ -104,23 +104,26 @@ def read_state(picture: UInt8[np.ndarray, "h w 3"]) -> State | None:
         return None
     cells = picture.reshape(n, TILE, n, TILE * 3).transpose(0, 2, 1, 3).reshape(n * n, -1)
     bank = _tiles().reshape(3 * _PLAIN, -1)
-    found = [np.flatnonzero((bank == cell).all(1)) for cell in cells]
-    if not all(len(match) for match in found):
+    alike = [np.flatnonzero((bank == cell).all(1)) for cell in cells]
+    if not all(len(tiles) for tiles in alike):
         return None
-    index = np.array([match[0] for match in found]).reshape(n, n)
-    plain = index % _PLAIN
-    players = np.argwhere(plain >= 4)
+    tile = np.array([tiles[0] for tiles in alike])
+    tinted_red = np.flatnonzero((tile >= _TINTED_RED) & (tile < _TINTED_GREEN))
+    players = np.flatnonzero(tile % _PLAIN >= 4)
     if len(players) != 1:
         return None
-    player: Cell = (int(players[0][0]), int(players[0][1]))
-    ground, facing = divmod(int(plain[player]) - 4, 4)
-    plain[player] = ground
-    try:
-        maze = Maze.parse(n, ["".join(_GROUNDS[i] for i in row) for row in plain])
-    except ValueError:
-        return None
-    red = (index >= _TINTED_RED) & (index < _TINTED_GREEN)
-    return State(maze, player, facing, frozenset(map(tuple, np.argwhere(red).tolist())))
+    letters = [_GROUNDS[i % 4] for i in tile % _PLAIN]
+    # Under the player the start looks like ice: it is the one that leaves a maze with one start.
+    for ground, facing in (divmod(int(i) % _PLAIN - 4, 4) for i in alike[players[0]]):
+        letters[players[0]] = _GROUNDS[ground]
+        rows = ["".join(letters[row * n : (row + 1) * n]) for row in range(n)]
+        try:
+            maze = Maze.parse(n, rows)
+        except ValueError:
+            continue
+        visited = frozenset(divmod(int(i), n) for i in tinted_red)
+        return State(maze, divmod(int(players[0]), n), facing, visited)
+    return None
 
 
 def simulator_frames(maze: Maze, moves: Iterable[str]) -> list[UInt8[np.ndarray, "h w 3"]]:
