@@ -146,17 +146,7 @@ class LatentUM:
                 raise ValueError("the prompt is empty, expected a description of the image")
         texts = [self.tokenizer.encode(prompt) for prompt in prompts]
         tokens, lengths = self._pad(texts, self.config.vision.num_tokens)
-        codes = generate(
-            self.model,
-            self.params,
-            tokens,
-            lengths,
-            row_seeds(seeds, len(prompts)),
-            ids=self.ids,
-            sampling=sampling,
-            guidance=guidance,
-        )
-        return np.asarray(codes)
+        return self._draw(generate, tokens, lengths, guidance, sampling, seeds)
 
     def generate_images(
         self,
@@ -197,17 +187,7 @@ class LatentUM:
         prompts = [user_turn(world.prompt(row), self.chat.system) for row in actions]
         counts = [[1] * size for size in sizes]
         embedded, lengths = self._embed(prompts, shown, counts, self.config.vision.num_tokens)
-        codes = generate_after(
-            self.model,
-            self.params,
-            embedded,
-            lengths,
-            row_seeds(seeds, len(prompts)),
-            ids=self.ids,
-            sampling=sampling,
-            guidance=guidance,
-        )
-        return np.asarray(codes)
+        return self._draw(generate_after, embedded, lengths, guidance, sampling, seeds)
 
     def rollout(
         self,
@@ -293,6 +273,20 @@ class LatentUM:
     def z_q(self, codes: np.ndarray) -> np.ndarray:
         """De-quantized features [... E] of codes [... C]."""
         return np.asarray(_z_q(self.model, self.params, jnp.asarray(codes)))
+
+    def _draw(
+        self,
+        draw: Callable[..., jax.Array],
+        prompt: jax.Array,
+        lengths: jax.Array,
+        guidance: float,
+        sampling: Sampling,
+        seeds: Sequence[int] | None,
+    ) -> np.ndarray:
+        """Codes drawn by `generate` or `generate_after`."""
+        seeds = row_seeds(seeds, len(prompt))
+        options = {"ids": self.ids, "sampling": sampling, "guidance": guidance}
+        return np.asarray(draw(self.model, self.params, prompt, lengths, seeds, **options))
 
     def _answer(
         self,

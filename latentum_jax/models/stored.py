@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import tensorstore as ts
 from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
 
 Index = int | slice | tuple[slice, ...] | EllipsisType
 
@@ -130,9 +131,18 @@ def write_safetensors(
     """Writes tensors one after another into one file."""
     with file.open("wb") as out:
         out.write(safetensors_header(tensors, metadata))
-        for x in _aligned(tensors).values():
+        for _, x in _with_progress(_aligned(tensors), file.name):
             for _, value in x.parts():
                 out.write(np.ascontiguousarray(value).view(np.uint8).data)
+
+
+def _with_progress(arrays: Mapping[str, Lazy], name: str) -> Iterator[tuple[str, Lazy]]:
+    """The items, with a bar of bytes on the terminal once they have taken two seconds."""
+    total = sum(x.nbytes for x in arrays.values())
+    with tqdm(total=total, desc=name, unit="B", unit_scale=True, delay=2.0) as bar:
+        for path, x in arrays.items():
+            yield path, x
+            bar.update(x.nbytes)
 
 
 def safetensors_header(
@@ -186,7 +196,7 @@ def write_checkpoint(folder: Path, arrays: Mapping[str, Lazy]) -> None:
     """
     folder.mkdir()
     context = _context()
-    for path, x in arrays.items():
+    for path, x in _with_progress(arrays, folder.name):
         spec = _spec(folder, path) | {
             "dtype": x.dtype.name,
             "metadata": {
