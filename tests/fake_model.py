@@ -88,7 +88,7 @@ class FakeDecoder(PixelDecoder):
     def __init__(self, model: FakeModel, still: bool = False):
         self.model, self.still = model, still
 
-    def decode(self, z_q, *, steps, seeds):
+    def decode(self, z_q, *, steps, guidance, seeds):
         assert len(seeds) == len(z_q) == len(set(seeds))
         shown = [self.model.shows[int(number)] for number in z_q[:, 0, 0]]
         return [draw(start_state(s.maze) if self.still else s) for s in shown]

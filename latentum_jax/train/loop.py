@@ -58,7 +58,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
         state = run.fit(state, step_fn, start.make)
     finally:
         run.close()
-    start.write(done, jax.tree.map(np.asarray, state.params(averaged=True)))
+    params, extra = jax.tree.map(np.asarray, (state.params(averaged=True), state.extra))
+    start.write(done, params, extra)
     return done
 
 

@@ -33,13 +33,14 @@ CALIBRATION_BATCHES = 16
 class Start:
     """A run before its first step.
 
-    params: nested dict. make: index -> batch. write: puts trained parameters into a folder.
+    params: nested dict. make: index -> batch. write: puts trained parameters into a folder, with
+    what the stage's `extra` holds at the end.
     """
 
     params: Params
     stage: Stage
     make: Callable[[int], Row]
-    write: Callable[[Path, Params], None]
+    write: Callable[[Path, Params, Mapping[str, Any]], None]
 
 
 def start_of(config: ConfigDict) -> Start:
@@ -57,9 +58,8 @@ def _model_start(config: ConfigDict) -> Start:
     stage = STAGES[config.stage](LatentUM(folder.config), config, folder.tokenizer.ids)
     make = make_batches(config, folder.config, folder.chat, folder.tokenizer)
 
-    usage = None if config.stage == "mbaq" else folder.usage  # of the codes as they were
-
-    def write(path: Path, params: Params) -> None:
+    def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
+        usage = extra.get("usage", folder.usage)
         write_folder(path, dataclasses.replace(folder, params=params, usage=usage))
 
     return Start(folder.params, stage, make, write)
@@ -114,7 +114,7 @@ def _decoder_start(config: ConfigDict) -> Start:
     stage = DECODER_STAGES[config.stage](PixelDecoder(decoder.config), LatentUM(model), config)
     make = make_pictures(config, model.vision, decoder.config)
 
-    def write(path: Path, params: Params) -> None:
+    def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
         made, trained = decoder.config, params["decoder"]
         if config.stage == "vae":
             made = calibrated(made, trained, make)

@@ -71,7 +71,7 @@ def make_step(
         (value, (metrics, left)), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         extra = state.extra
         if stage.after is not None:
             trainable, extra, more = stage.after(trainable, extra, left, after_key)

@@ -98,6 +98,16 @@ def test_the_published_two_steps_split_the_weights(start, tmp_path):
     assert all("/gen/" in path or path.startswith("head/") for path in vision)
 
 
+def test_code_usage_goes_along(start, tmp_path):
+    """Breaks if an export of what was trained says that every code is used as often."""
+    usage = np.asarray(read_folder(train_stage(config_of("mbaq", start), tmp_path / "q")).usage)
+    assert usage.shape == (2, 8) and np.ptp(usage) > 0
+    np.testing.assert_allclose(usage.sum(-1), 1, atol=1e-5)
+    config = config_of("mome", str(tmp_path / "q" / "model"))
+    after = read_folder(train_stage(config, tmp_path / "m"))
+    np.testing.assert_array_equal(np.asarray(after.usage), usage)
+
+
 class Killed(Exception):
     pass
 
