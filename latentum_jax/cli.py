@@ -213,6 +213,18 @@ def demo(args: argparse.Namespace) -> None:
     print(f"page in {path}")
 
 
+def bench(args: argparse.Namespace) -> None:
+    """Times every path on this machine, with random weights."""
+    from latentum_jax.eval import bench as timed
+
+    if args.json is not None:
+        not_a_folder(args.json)
+    results = timed.bench(args.size, args.batch, dtype=args.dtype, repeats=args.repeats)
+    print(timed.table(results))
+    if args.json is not None:
+        timed.write(results, args.json)
+
+
 def load_model(args: argparse.Namespace) -> Any:
     """The model of `--checkpoint`."""
     from latentum_jax.pretrained import LatentUM
@@ -275,6 +287,13 @@ def parser() -> Parser:
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
     _add_convert(commands)
+    command = _add(commands, "bench", bench)
+    command.add_argument("--size", choices=("tiny", "small", "full"), default="tiny")
+    command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
+    text = "of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)"
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)
+    command.add_argument("--repeats", type=positive, default=3, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE")
     command = _add(evals, "frames", eval_frames, checkpoint=True)
     _add_decoder(command)
     _add_mazes(command)
@@ -386,6 +405,11 @@ def positive(text: str) -> int:
     if whole_number(text) < 1:
         raise argparse.ArgumentTypeError("expected at least 1, got 0")
     return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """ "1,4" as (1, 4)."""
+    return tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
 
 
 def levels(text: str) -> tuple[int, ...]:

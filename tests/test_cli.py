@@ -65,6 +65,11 @@ def listing(folder):
 
 BAD = [
     # command, words of the one sentence that it ends with
+    ("bench --size huge", "invalid choice: 'huge'"),
+    ("bench --batch 1,0", "expected at least 1, got 0"),
+    ("plan maze.png --frames words.png -m", "is a file, expected a folder to write to"),
+    ("plan maze.png --frames f -m", "comes without a pixel decoder: give --decoder DIR"),
+    ("plan maze.png --frames f --decoder nowhere -m", "nowhere is not a model folder"),
     ("answer none.png where? -m", "none.png: cannot be read (No such file or directory)"),
     ("answer words.png where? -m", "words.png: not an image in a format that Pillow reads"),
     ("answer cut.png where? -m", "cut.png: damaged or cut short"),
