@@ -1,23 +1,27 @@
 #!/usr/bin/env bash
 # MBAQ's objective against mean squared error and cosine distance (appendix A.1) on the VLM of a run
-# of configs/frozenlake_tiny.py: each trained for 400 steps at three learning rates, for none suits
-# all of them, and for 1000 steps at its best one; then asked the same questions:
+# of configs/frozenlake_tiny.py, each trained for the same steps and asked the same questions: for
+# 1000 steps with three seeds; for 400 steps at three learning rates, for none suits all of them; and
+# for 1000 steps at the best of these:
 #     launch/compare_quantizers.sh RUN
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=${1:?usage: launch/compare_quantizers.sh RUN}
 
-compare() { # STEPS OBJECTIVE-RATE...
-  local steps=$1 folder="$run/quantizers-$1" made=()
-  shift
+compare() { # STEPS FOLDER OBJECTIVE_RATE_SEED...
+  local steps=$1 table=$2 folder="$run/$2" made=()
+  shift 2
   for name in "$@"; do
+    local objective rate seed
+    IFS=_ read -r objective rate seed <<<"$name"
     made+=("$folder/$name")
     latentum train --config frozenlake_mbaq --workdir "$folder/$name" --config.steps="$steps" \
-      --config.init_from="$run/vlm/model" --config.objective="${name%%-*}" \
-      --config.optimizer.learning_rate="${name#*-}" --config.ema=0.0
+      --config.init_from="$run/vlm/model" --config.objective="$objective" \
+      --config.optimizer.learning_rate="$rate" --config.ema=0.0 --config.seed="$seed"
   done
-  latentum eval quantizers "${made[@]}" --num 1000 --seed 1 --out "$run/eval/quantizers-$steps"
+  latentum eval quantizers "${made[@]}" --num 1000 --seed 1 --out "$run/eval/$table"
 }
 
-compare 1000 kl-1e-2 mse-5e-3 cosine-2e-3
-compare 400 {kl,mse,cosine}-{1e-2,5e-3,2e-3}
+compare 1000 quantizers {kl,mse,cosine}_1e-2_{0,1,2}
+compare 400 quantizers-400 {kl,mse,cosine}_{1e-2,5e-3,2e-3}_0
+compare 1000 quantizers-1000 kl_1e-2_0 mse_5e-3_0 cosine_2e-3_0
