@@ -203,8 +203,10 @@ def test_wrong_configs_are_named(trained, latentum, tmp_path):
 
 
 def test_unit_pixels():
-    """0 and 255 are the ends of what the VAE sees."""
-    np.testing.assert_allclose(unit(np.array([0, 255], np.uint8)), [-1, 1])
+    """0 and 255 are the ends of what the VAE sees; 51 is a fifth of the way."""
+    np.testing.assert_allclose(
+        unit(jnp.asarray([[0, 255, 51]], jnp.uint8)), [[-1, 1, -0.6]], atol=1e-6
+    )
 
 
 def test_full_size_config_is_the_default():
