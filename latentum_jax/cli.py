@@ -216,13 +216,14 @@ def demo(args: argparse.Namespace) -> None:
 def bench(args: argparse.Namespace) -> None:
     """Times every path on this machine, with random weights."""
     from latentum_jax.eval import bench as timed
+    from latentum_jax.files import write_json
 
     if args.json is not None:
         not_a_folder(args.json)
     results = timed.bench(args.size, args.batch, dtype=args.dtype, repeats=args.repeats)
     print(timed.table(results))
     if args.json is not None:
-        timed.write(results, args.json)
+        write_json(args.json, results)
 
 
 def load_model(args: argparse.Namespace) -> Any:

@@ -7,7 +7,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from latentum_jax.config import (
 )
 from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
-from latentum_jax.files import write_json
 from latentum_jax.generate.engine import Limits, interleave
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.sampling import GREEDY
@@ -93,11 +91,6 @@ def bench(
                     rows.append(_timed(job, batch, repeats) | {"peak_bytes": _peak(device)})
                     bar.update(1)
     return {"device": device.device_kind, "size": size, "dtype": dtype, "rows": rows}
-
-
-def write(results: Mapping[str, Any], file: str | Path) -> None:
-    """The results as JSON."""
-    write_json(file, results)
 
 
 def table(results: Mapping[str, Any]) -> str:

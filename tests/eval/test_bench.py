@@ -21,15 +21,14 @@ def test_the_size_at_which_the_published_code_was_timed():
     assert count("head/") == pytest.approx(18.9e6, rel=0.002)
 
 
-def test_rows(monkeypatch, tmp_path):
+def test_rows(monkeypatch):
     """Breaks if a path is left out, a rate is of something else, or weights are made in fp32."""
     monkeypatch.setitem(bench.SIZES, "tiny", SMALL)
     monkeypatch.setitem(bench.DECODERS, "tiny", DECODER)
     ticks = itertools.count(0.0)
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(ticks))  # a round is a second
     results = bench.bench("tiny", (2,), dtype="bfloat16", repeats=1)
-    bench.write(results, tmp_path / "b.json")
-    assert json.loads((tmp_path / "b.json").read_text()) == results
+    assert json.loads(json.dumps(results)) == results
     rows = {row["path"]: row for row in results["rows"]}
     assert list(rows) == ["encode", "generate", "answer", "decode"]
     assert rows["generate"]["seconds_per_image"] == 0.5
