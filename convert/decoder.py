@@ -20,7 +20,6 @@ from latentum_jax.decoder import vae as our_vae
 from latentum_jax.decoder.folder import DecoderFolder, open_decoder_folder
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.folder import in_dtype, read_config
-from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import fan_in
 from latentum_jax.models.stored import Lazy
 
@@ -57,7 +56,7 @@ def open_decoder(
 def read_decoder(
     path: str | Path, *, context_dim: int, references: int, image_size: int, seed: int
 ) -> DecoderFolder:
-    """A decoder to train on, in fp32: a decoder's folder, or SD3.5 as `start_from_sd3_5` has it.
+    """A decoder to train on, in fp32: a decoder's folder, or SD3.5 as `open_sd3_5` opens it.
 
     Where one without reference frames is given and `references` are asked for, its patch embedding
     gets channels of zeros for them.
@@ -66,16 +65,15 @@ def read_decoder(
     """
     path = Path(path)
     if not (path / "config.json").is_file() and (path.is_file() or (path / "transformer").is_dir()):
-        return DecoderFolder(
-            *start_from_sd3_5(
-                path,
-                context_dim=context_dim,
-                references=references,
-                image_size=image_size,
-                seed=seed,
-            )
+        opened = open_sd3_5(
+            path,
+            context_dim=context_dim,
+            references=references,
+            image_size=image_size,
+            seed=seed,
         )
-    opened = open_decoder(path)
+    else:
+        opened = open_decoder(path)
     config = opened.config
     params = jax.tree.map(lambda x: np.asarray(x[...], np.float32), opened.params)
     if references and not config.mmdit.references:
@@ -146,27 +144,6 @@ def write_published_decoder(
         vae_tensors = vae.table(c.vae).publish(flat["vae"])
         write_weights(folder / SD3_5 / "vae", vae_tensors, DIFFUSERS)
         write_weights(folder, mmdit.table(c.mmdit).publish(flat["mmdit"]))
-
-
-def start_from_sd3_5(
-    path: str | Path,
-    *,
-    context_dim: int = 256,
-    references: int = 0,
-    image_size: int = 448,
-    seed: int = 0,
-    allow_pickle: bool = False,
-) -> tuple[DecoderConfig, Params]:
-    """What `open_sd3_5` opens, read into fp32."""
-    made = open_sd3_5(
-        path,
-        context_dim=context_dim,
-        references=references,
-        image_size=image_size,
-        seed=seed,
-        allow_pickle=allow_pickle,
-    )
-    return made.config, jax.tree.map(lambda x: np.asarray(x[...], np.float32), made.params)
 
 
 def open_sd3_5(

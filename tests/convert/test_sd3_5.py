@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from latentum_jax.config import MMDiTConfig, VAEConfig
 from latentum_jax.convert import mmdit, vae
 from latentum_jax.convert.command import Options, convert
-from latentum_jax.convert.decoder import open_decoder, open_sd3_5, start_from_sd3_5
+from latentum_jax.convert.decoder import open_decoder, open_sd3_5
 from latentum_jax.decoder import mmdit as our_mmdit
 from latentum_jax.decoder import vae as our_vae
 
@@ -37,6 +38,12 @@ VAE = VAEConfig(channels=(32, 32, 64, 96), layers_per_level=1)
 def random(shapes):
     rng = np.random.default_rng(0)
     return {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def started(path, **options):
+    """Config and parameters of a decoder begun from SD3.5, the latter read."""
+    opened = open_sd3_5(path, **options)
+    return opened.config, jax.tree.map(lambda x: np.asarray(x[...], np.float32), opened.params)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +110,7 @@ def folder(parts, tmp_path_factory):
 def test_one_file_is_what_diffusers_makes_of_it(file, folder):
     """Breaks if a key of the one file goes elsewhere than diffusers takes it: q, k, v, levels."""
     (config, one), (same, other) = (
-        start_from_sd3_5(path, context_dim=24, image_size=64) for path in (file, folder)
+        started(path, context_dim=24, image_size=64) for path in (file, folder)
     )
     assert config == same
     assert config.mmdit == dataclasses.replace(MMDIT, context_dim=24)
@@ -117,7 +124,7 @@ def test_one_file_is_what_diffusers_makes_of_it(file, folder):
 
 def test_what_is_fresh(file, parts):
     """Breaks if reference frames are noticed at once, or text is still what the decoder reads."""
-    config, params = start_from_sd3_5(file, context_dim=24, references=4, seed=3)
+    config, params = started(file, context_dim=24, references=4, seed=3)
     assert config.mmdit.references == 4
     kernel = params["mmdit"]["x_embedder"]["kernel"].reshape(2, 2, 80, 128)
     theirs = parts[0]["x_embedder.proj.weight"].transpose(2, 3, 1, 0)
@@ -126,7 +133,7 @@ def test_what_is_fresh(file, parts):
     context = params["mmdit"]["context_embedder"]
     assert context["kernel"].shape == (24, 128) and not context["bias"].any()
     assert 0.15 < context["kernel"].std() < 0.25  # 24 ** -0.5 is 0.204
-    _, other = start_from_sd3_5(file, context_dim=24, seed=4)
+    _, other = started(file, context_dim=24, seed=4)
     assert np.abs(context["kernel"] - other["mmdit"]["context_embedder"]["kernel"]).max() > 0.1
     shapes = {p: v.shape for p, v in flatten_dict(params["mmdit"], sep="/").items()}
     assert shapes == our_mmdit.expected_shapes(config.mmdit)
@@ -166,7 +173,7 @@ def test_the_one_file_unpickled(parts, tmp_path):
     state = {f"model.diffusion_model.{k}": torch.from_numpy(v) for k, v in parts[0].items()}
     state |= {f"first_stage_model.{k}": torch.from_numpy(v) for k, v in parts[1].items()}
     torch.save({"state_dict": state}, tmp_path / "sd.ckpt")
-    _, params = start_from_sd3_5(tmp_path / "sd.ckpt", allow_pickle=True)
+    _, params = started(tmp_path / "sd.ckpt", allow_pickle=True)
     np.testing.assert_array_equal(
         params["vae"]["encoder"]["conv_in"]["bias"], parts[1]["encoder.conv_in.bias"]
     )
