@@ -38,7 +38,10 @@ EXTRAS = {
     "convert": ["torch>=2.4", "transformers>=4.56.0", "diffusers>=0.35.0"],
     # Compiling for a device that is not here needs its compiler alone, in the release that jax
     # names: the CUDA plugin (with pjrt) and libtpu.
-    "aot": ["jax[cuda12-local,tpu]", "nvidia-cuda-nvcc-cu12"],
+    "aot": [
+        "jax[cuda12-local,tpu]; sys_platform == 'linux'",
+        "nvidia-cuda-nvcc-cu12; sys_platform == 'linux'",
+    ],
     "dev": [
         "pytest>=8.3.2",
         "pytest-xdist>=3.6.1",

@@ -214,14 +214,21 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Times every path on this machine, with random weights."""
+    """Times every path on this machine, with random weights; with --target compiles it instead."""
+    from latentum_jax.eval import aot
     from latentum_jax.eval import bench as timed
     from latentum_jax.files import write_json
 
     if args.json is not None:
         not_a_folder(args.json)
-    results = timed.bench(args.size, args.batch, dtype=args.dtype, repeats=args.repeats)
-    print(timed.table(results))
+    if args.target is not None:
+        size, dtype = args.size or "full", args.dtype or "bfloat16"
+        results = aot.compile_for(args.target, args.batch, size=size, dtype=dtype)
+        print(aot.table(results))
+    else:
+        size = args.size or "tiny"
+        results = timed.bench(size, args.batch, dtype=args.dtype, repeats=args.repeats)
+        print(timed.table(results))
     if args.json is not None:
         write_json(args.json, results)
 
@@ -289,7 +296,12 @@ def parser() -> Parser:
     _add_mazes(command, num=40)
     _add_convert(commands)
     command = _add(commands, "bench", bench)
-    command.add_argument("--size", choices=("tiny", "small", "full"), default="tiny")
+    text = (
+        "compile for this device, which need not be here (h100, v5e, v5p, v6e), instead of timing"
+    )
+    command.add_argument("--target", metavar="NAME", help=text)
+    text = "(default: tiny; with --target, full)"
+    command.add_argument("--size", choices=("tiny", "small", "full"), help=text)
     command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
     text = "of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)"
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)

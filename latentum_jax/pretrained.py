@@ -1,7 +1,6 @@
 """`LatentUM.from_pretrained(...)`: a folder in, a model that answers, draws and plans out."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,12 +14,20 @@ from latentum_jax.convert.published import open_model, write_published
 from latentum_jax.files import BUNDLED
 from latentum_jax.generate import world
 from latentum_jax.generate.engine import Limits, Rows, interleave
-from latentum_jax.generate.image import generate, generate_after
-from latentum_jax.generate.prompt import embed_images, embed_prompt, with_slots
+from latentum_jax.generate.image import generate
+from latentum_jax.generate.prompt import (
+    embed_images,
+    embed_prompt,
+    encode_images,
+    look_up_codes,
+    show_codes,
+    with_slots,
+)
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
-from latentum_jax.images import ImageLike, normalise, see, tiles
+from latentum_jax.images import ImageLike, see, tiles
 from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import CHECKPOINT, ModelFolder, write_folder
+from latentum_jax.models.stored import Lazy
 from latentum_jax.pixel_decoder import STEPS, PixelDecoder
 from latentum_jax.tokenizer import user_turn
 
@@ -54,12 +61,13 @@ class LatentUM:
         self.usage = None if folder.usage is None else np.asarray(folder.usage)
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
+        layers = net.unstack_layers(folder.params, lambda x, layer: jnp.asarray(x[layer], dtype))
         self.params = {
             part: jax.tree.map(
                 lambda x, d=dtype if part != "quantizer" else "float32": jnp.asarray(x[...], d),
                 values,
             )
-            for part, values in folder.params.items()
+            for part, values in layers.items()
         }
 
     @classmethod
@@ -89,7 +97,8 @@ class LatentUM:
             raise ValueError(f"layout is {layout!r}, expected 'ours' or 'published'")
         write = write_folder if layout == "ours" else write_published
         goes_along = self.usage, self.beside
-        folder = ModelFolder(self.config, self.chat, self.params, self.tokenizer, *goes_along)
+        params = net.stack_layers(self.params, Lazy.stack)
+        folder = ModelFolder(self.config, self.chat, params, self.tokenizer, *goes_along)
         write(path, folder, dtype=dtype)
 
     def answer(
@@ -128,7 +137,7 @@ class LatentUM:
         seeds: Sequence[int] | None = None,
     ) -> list[str]:
         """Answers one question about each latent image [B L C], with no pixels in between."""
-        shown = _show(self.model, self.params, jnp.asarray(codes))
+        shown = show_codes(self.model, self.params, jnp.asarray(codes))
         return self._answer(shown, [1] * len(shown), questions, sampling, max_new_tokens, seeds)
 
     def generate(
@@ -140,13 +149,7 @@ class LatentUM:
         seeds: Sequence[int] | None = None,
     ) -> np.ndarray:
         """Draws an image for each prompt: codes int32 [B L C]."""
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        for prompt in prompts:
-            if not prompt.strip():
-                raise ValueError("the prompt is empty, expected a description of the image")
-        texts = [self.tokenizer.encode(prompt) for prompt in prompts]
-        tokens, lengths = self._pad(texts, self.config.vision.num_tokens)
-        return self._draw(generate, tokens, lengths, guidance, sampling, seeds)
+        return self._generate(prompts, guidance, sampling, seeds)[0]
 
     def generate_images(
         self,
@@ -159,8 +162,8 @@ class LatentUM:
         steps: int = STEPS,
     ) -> list[Image.Image]:
         """Draws an image for each prompt and decodes it to pixels in `steps` Euler steps."""
-        codes = self.generate(prompts, guidance=guidance, sampling=sampling, seeds=seeds)
-        pictures = decoder.decode(self.z_q(codes), steps=steps, seeds=seeds)
+        _, z_q = self._generate(prompts, guidance, sampling, seeds)
+        pictures = decoder.decode(z_q, steps=steps, seeds=seeds)
         return [Image.fromarray(picture) for picture in pictures]
 
     def predict(
@@ -187,7 +190,7 @@ class LatentUM:
         prompts = [user_turn(world.prompt(row), self.chat.system) for row in actions]
         counts = [[1] * size for size in sizes]
         embedded, lengths = self._embed(prompts, shown, counts, self.config.vision.num_tokens)
-        return self._draw(generate_after, embedded, lengths, guidance, sampling, seeds)
+        return self._draw(embedded, lengths, guidance, sampling, seeds)[0]
 
     def rollout(
         self,
@@ -267,26 +270,49 @@ class LatentUM:
 
     def encode(self, images: ImageLike | Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray]:
         """Features V [B L F] and codes [B L C] of images, as the planner reads them."""
-        features, codes = _encode(self.model, self.params, self._pixels(images, "bilinear"))
+        features, codes = encode_images(self.model, self.params, self._pixels(images, "bilinear"))
         return np.asarray(features), np.asarray(codes)
 
     def z_q(self, codes: np.ndarray) -> np.ndarray:
         """De-quantized features [... E] of codes [... C]."""
-        return np.asarray(_z_q(self.model, self.params, jnp.asarray(codes)))
+        return np.asarray(look_up_codes(self.model, self.params, jnp.asarray(codes)))
+
+    def _generate(
+        self,
+        prompts: str | Sequence[str],
+        guidance: float,
+        sampling: Sampling,
+        seeds: Sequence[int] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and z_q of an image for each prompt."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for prompt in prompts:
+            if not prompt.strip():
+                raise ValueError("the prompt is empty, expected a description of the image")
+        texts = [self.tokenizer.encode(prompt) for prompt in prompts]
+        tokens, lengths = self._pad(texts, self.config.vision.num_tokens)
+        return self._draw(tokens, lengths, guidance, sampling, seeds)
 
     def _draw(
         self,
-        draw: Callable[..., jax.Array],
         prompt: jax.Array,
         lengths: jax.Array,
         guidance: float,
         sampling: Sampling,
         seeds: Sequence[int] | None,
-    ) -> np.ndarray:
-        """Codes drawn by `generate` or `generate_after`."""
-        seeds = row_seeds(seeds, len(prompt))
-        options = {"ids": self.ids, "sampling": sampling, "guidance": guidance}
-        return np.asarray(draw(self.model, self.params, prompt, lengths, seeds, **options))
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same after token ids or embeddings, see `generate.image.generate`."""
+        made = generate(
+            self.model,
+            self.params,
+            prompt,
+            lengths,
+            row_seeds(seeds, len(prompt)),
+            ids=self.ids,
+            sampling=sampling,
+            guidance=guidance,
+        )
+        return jax.device_get(made)
 
     def _answer(
         self,
@@ -333,7 +359,7 @@ class LatentUM:
             text=text,
             codes=codes,
         )
-        return jax.device_get(rows.replace(cache=None, logits=None))
+        return jax.device_get(rows.replace(caches=None, logits=None))
 
     def _embed(
         self,
@@ -417,22 +443,3 @@ def _listed(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
     if not many:
         raise ValueError("no images, expected at least one")
     return many
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    model: net.LatentUM, params: net.Params, pixels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    bound = model.bind({"params": params})
-    features = bound.encode_image(normalise(pixels))
-    return features, bound.quantize(features).codes
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _show(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Array:
-    return model.bind({"params": params}).show(codes)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _z_q(model: net.LatentUM, params: net.Params, codes: jax.Array) -> jax.Array:
-    return model.bind({"params": params}).look_up(codes)

@@ -67,6 +67,7 @@ BAD = [
     # command, words of the one sentence that it ends with
     ("bench --size huge", "invalid choice: 'huge'"),
     ("bench --batch 1,0", "expected at least 1, got 0"),
+    ("bench --target h200", "target is 'h200', expected one of"),
     ("plan maze.png --frames words.png -m", "is a file, expected a folder to write to"),
     ("plan maze.png --frames f -m", "comes without a pixel decoder: give --decoder DIR"),
     ("plan maze.png --frames f --decoder nowhere -m", "nowhere is not a model folder"),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path
+from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path, stacked
 
 FREQUENCIES = 256  # of the timestep embedding
 LAST_CONTEXT, CONTEXT, IMAGE, DUAL_IMAGE = 2, 6, 6, 9  # vectors that adaLN gives a block
@@ -155,13 +155,8 @@ class Group(nn.Module):
     dtype: Dtype
 
     def setup(self) -> None:
-        self.layers = nn.scan(
-            JointBlock,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.count,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.config, self.dtype, self.dual, self.last)
+        made = stacked(JointBlock, self.count, in_axes=0)
+        self.layers = made(self.config, self.dtype, self.dual, self.last)
         image, context = (
             (DUAL_IMAGE if self.dual else IMAGE),
             (LAST_CONTEXT if self.last else CONTEXT),

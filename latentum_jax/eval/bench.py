@@ -25,9 +25,10 @@ from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
 from latentum_jax.generate.engine import Limits, interleave
 from latentum_jax.generate.image import generate
+from latentum_jax.generate.prompt import encode_images
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.models.latentum import LatentUM, Params, unstack_layers
 from latentum_jax.models.layers import Dtype
 from latentum_jax.tokenizer import SpecialIds
 
@@ -62,7 +63,7 @@ class Job:
     """
 
     path: str
-    run: Callable[[int], jax.Array]
+    run: Callable[[int], Any]
     images: int
     tokens: int
 
@@ -142,9 +143,9 @@ def _timed(job: Job, batch: int, repeats: int) -> dict[str, Any]:
 def _parts(size: str, dtype: Dtype) -> Iterator[Callable[[int], list[Job]]]:
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
-    yield functools.partial(
-        _model_jobs, LatentUM(config, dtype), random_params(expected_shapes(config), dtype)
-    )
+    params = unstack_layers(random_params(expected_shapes(config), dtype))
+    yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
+    del params
     if size in DECODERS:
         decoder = DECODERS[size]
         params = random_params(decoder_folder.expected_shapes(decoder), dtype)
@@ -156,21 +157,16 @@ def _model_jobs(model: LatentUM, params: Params, batch: int) -> list[Job]:
     vision, ids = model.config.vision, SpecialIds(*[NEVER] * 6)
     side, visual = vision.image_size, vision.num_tokens
     keys = jax.random.split(jax.random.key(1), 3)
-    pixels = jax.random.normal(keys[0], (batch, side, side, 3))
+    pixels = jax.random.randint(keys[0], (batch, side, side, 3), 0, 200).astype(jnp.uint8)
     tokens = jax.random.randint(keys[1], (batch, PADDED), 0, model.config.language.vocab_size)
     # A question about one picture: its visual tokens stand in the prompt.
     shape = (batch, visual + PADDED, model.config.language.hidden_size)
     question = jax.random.normal(keys[2], shape, model.dtype)
 
-    @jax.jit
-    def encoded(params: Params, pixels: jax.Array) -> jax.Array:
-        bound = model.bind({"params": params})
-        return bound.quantize(bound.encode_image(pixels)).codes
-
     def encode(seed: int) -> jax.Array:
-        return encoded(params, pixels + seed)
+        return encode_images(model, params, pixels + jnp.uint8(seed))[1]
 
-    def draw(seed: int) -> jax.Array:
+    def draw(seed: int) -> tuple[jax.Array, jax.Array]:
         return generate(
             model,
             params,

@@ -21,7 +21,7 @@ from latentum_jax.generate.image import draw_tokens
 from latentum_jax.generate.sampling import Sampling, fold, row_keys, sample
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.mome import KVCache, Stream
+from latentum_jax.models.mome import Caches, Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds
 
 TEXT, IMAGE, DONE = 0, 1, 2
@@ -46,7 +46,7 @@ class Limits:
 class Rows(struct.PyTreeNode):
     """Where every row is."""
 
-    cache: KVCache
+    caches: Caches
     position: jax.Array  # [B] the next free slot
     status: jax.Array  # [B] TEXT, IMAGE or DONE
     logits: jax.Array  # [B vocab] of the next text token
@@ -78,10 +78,11 @@ def interleave(
     keys = row_keys(seeds)
     rows = _prefill(model, params, prompt, lengths, limits)
 
+    if limits.images == 0:
+        return _say(model, params, rows, keys, ids, limits, text)
+
     def phase(rows: Rows) -> Rows:
         rows = _say(model, params, rows, keys, ids, limits, text)
-        if limits.images == 0:
-            return rows
         drawing = jnp.any(rows.status == IMAGE)
         return jax.lax.cond(
             drawing, lambda r: _draw(model, params, r, keys, ids, limits, codes), lambda r: r, rows
@@ -96,15 +97,15 @@ def _prefill(
     b, t, _ = prompt.shape
     vision, count = model.config.vision, model.config.quantizer.num_codebooks
     total = t + limits.room(vision.num_tokens)
-    cache = KVCache.empty(model.config.language, b, total, model.dtype)
+    caches = empty_caches(model.config.language, b, total, model.dtype)
     places = jnp.arange(t)[None]
     where = jnp.where(places < lengths[:, None], places, total)
-    hidden, cache = _understand(model, params, prompt, where, cache)
+    hidden, caches = _understand(model, params, prompt, where, caches)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     zero = jnp.zeros(b, jnp.int32)
     most = limits.steps * limits.text + limits.images
     return Rows(
-        cache=cache,
+        caches=caches,
         position=lengths.astype(jnp.int32),
         status=zero + TEXT,
         logits=model.bind({"params": params}).text_logits(last),
@@ -117,12 +118,12 @@ def _prefill(
 
 
 def _understand(
-    model: LatentUM, params: Params, x: Array, position: Array, cache: KVCache
-) -> tuple[Array, KVCache]:
-    """Tokens [B T D] through the understanding branch, into the cache at `position` [B T]."""
+    model: LatentUM, params: Params, x: Array, position: Array, caches: Caches
+) -> tuple[Array, Caches]:
+    """Tokens [B T D] through the understanding branch, into the caches at `position` [B T]."""
     stream = Stream({"und": Placement.causal(position)})
-    hidden, cache = model.bind({"params": params}).hidden({"und": x}, stream, cache)
-    return hidden["und"], cache
+    hidden, caches = model.bind({"params": params}).hidden({"und": x}, stream, caches)
+    return hidden["und"], caches
 
 
 def _append(rows: Rows, token: Array, where: Bool[Array, "B"]) -> Rows:
@@ -142,7 +143,7 @@ def _say(
     sampling: Sampling,
 ) -> Rows:
     """Text phase: tokens for the rows that speak, until each wants an image or is done."""
-    bound, total = model.bind({"params": params}), rows.cache.k.shape[2]
+    bound, total = model.bind({"params": params}), rows.caches[0].length
 
     def step(rows: Rows) -> Rows:
         speaking = rows.status == TEXT
@@ -157,10 +158,10 @@ def _say(
         goes_on = speaking & (status == TEXT)
         where = jnp.where(goes_on, rows.position, total)[:, None]
         x = bound.embed(token[:, None])
-        hidden, cache = _understand(model, params, x, where, rows.cache)
+        hidden, caches = _understand(model, params, x, where, rows.caches)
         logits = bound.text_logits(hidden[:, 0])
         return rows.replace(
-            cache=cache,
+            caches=caches,
             position=rows.position + goes_on,
             status=status,
             said=said,
@@ -182,22 +183,22 @@ def _draw(
     """Image phase: draws for the rows that want an image, then recaches it."""
     bound = model.bind({"params": params})
     drawing = rows.status == IMAGE
-    codes, cache = draw_tokens(
-        model, params, rows.cache, rows.position, drawing, keys, ids.img, sampling
+    frame = bound.embed(jnp.asarray([ids.img, ids.img_end]))
+    ends = jnp.broadcast_to(frame[:, None, None], (2, len(drawing), 1, frame.shape[-1]))
+    codes, caches = draw_tokens(
+        model, params, rows.caches, ends[0], rows.position, drawing, keys, sampling
     )
     b, length, _ = codes.shape
-    frame = bound.embed(jnp.asarray([ids.img, ids.img_end]))
-    ends = jnp.broadcast_to(frame[:, None, None], (2, b, 1, frame.shape[-1]))
     x = jnp.concatenate([ends[0], bound.show(codes), ends[1]], axis=1)
     where = rows.position[:, None] + jnp.arange(length + 2)
-    where = jnp.where(drawing[:, None], where, cache.k.shape[2])
-    hidden, cache = _understand(model, params, x, where, cache)
+    where = jnp.where(drawing[:, None], where, caches[0].length)
+    hidden, caches = _understand(model, params, x, where, caches)
     logits = bound.text_logits(hidden[:, -1])
     rows = _append(rows, jnp.full(b, ids.img_end, jnp.int32), drawing)
     slot = jnp.where(drawing, rows.images, rows.codes.shape[1])
     after = jnp.where(rows.images + 1 < limits.steps, TEXT, DONE)
     return rows.replace(
-        cache=cache,
+        caches=caches,
         position=rows.position + drawing * (length + 2),
         status=jnp.where(drawing, after, rows.status),
         said=jnp.where(drawing, 0, rows.said),

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from latentum_jax.generate.sampling import Sampling, fold, row_keys, sample
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.mome import KVCache, Stream
+from latentum_jax.models.mome import Caches, Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds
 
 
@@ -31,19 +31,19 @@ def sample_codes(
     guided = guidance > 1
 
     def step(
-        carry: tuple[Array, KVCache], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, KVCache], Array]:
-        x, cache = carry
-        logits, cache = head.step(x, index, cache)
+        carry: tuple[Array, Caches], index: Int[Array, ""]
+    ) -> tuple[tuple[Array, Caches], Array]:
+        x, caches = carry
+        logits, caches = head.step(x, index, caches)
         if guided:
             cond, uncond = jnp.split(logits, 2)
             logits = uncond + guidance * (cond - uncond)
         code = sample(fold(keys, index), logits, sampling)
         shown = jnp.concatenate([code, code]) if guided else code
-        return (head.embed_code(shown, index).astype(x.dtype), cache), code
+        return (head.embed_code(shown, index).astype(x.dtype), caches), code
 
     count = model.config.quantizer.num_codebooks
-    start = (hidden, head.empty_cache(hidden.shape[0]))
+    start = (hidden, head.empty_caches(hidden.shape[0]))
     _, codes = jax.lax.scan(step, start, jnp.arange(count))
     return codes.T
 
@@ -51,89 +51,123 @@ def sample_codes(
 def draw_tokens(
     model: LatentUM,
     params: Params,
-    cache: KVCache,
+    caches: Caches,
+    first: Float[Array, "R 1 D"],
     position: Int[Array, "R"],
     active: Bool[Array, "R"],
     keys: jax.Array,
-    img: int,
     sampling: Sampling,
     guidance: float = 1.0,
-) -> tuple[Int[Array, "B L C"], KVCache]:
-    """Runs `<img>` and then each drawn token through the generation branch, from `position` on.
+) -> tuple[Int[Array, "B L C"], Caches]:
+    """Runs `first`, the embedded `<img>`, and then each drawn token through the generation branch.
 
+    The first goes to `position`, the others after it.
     R is B rows, or 2B under guidance (see `sample_codes`). Rows that are not active leave their
     cache alone, and their codes mean nothing.
     """
     bound = model.bind({"params": params})
-    rows, length = position.shape[0], cache.k.shape[2]
-    first = bound.embed(jnp.full((rows, 1), img))
+    length = caches[0].length
 
     def step(
-        carry: tuple[Array, KVCache], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, KVCache], Array]:
-        x, cache = carry
+        carry: tuple[Array, Caches], index: Int[Array, ""]
+    ) -> tuple[tuple[Array, Caches], Array]:
+        x, caches = carry
         where = jnp.where(active, position + index, length)[:, None]
-        hidden, cache = bound.hidden({"gen": x}, Stream({"gen": Placement.causal(where)}), cache)
+        hidden, caches = bound.hidden({"gen": x}, Stream({"gen": Placement.causal(where)}), caches)
         token_keys = fold(keys, position[: keys.shape[0]] + index)
         codes = sample_codes(model, params, hidden["gen"][:, 0], token_keys, sampling, guidance)
         shown = bound.show(codes)[:, None]
         shown = jnp.concatenate([shown, shown]) if guidance > 1 else shown
-        return (shown.astype(x.dtype), cache), codes
+        return (shown.astype(x.dtype), caches), codes
 
     steps = jnp.arange(model.config.vision.num_tokens)
-    (_, cache), codes = jax.lax.scan(step, (first, cache), steps)
-    return codes.transpose(1, 0, 2), cache
+    (_, caches), codes = jax.lax.scan(step, (first, caches), steps)
+    return codes.transpose(1, 0, 2), caches
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "sampling", "guidance"))
 def generate(
     model: LatentUM,
     params: Params,
-    tokens: Int[Array, "B T"],
+    prompt: Int[Array, "B T"] | Float[Array, "B T D"],
     lengths: Int[Array, "B"],
     seeds: UInt[Array, "B"],
     *,
     ids: SpecialIds,
     sampling: Sampling,
     guidance: float,
-) -> Int[Array, "B L C"]:
-    """Text to codes as one program (section 3.2): the raw prompt, `<img>`, L visual tokens."""
-    prompt = model.bind({"params": params}).embed(tokens)
-    return generate_after(
-        model, params, prompt, lengths, seeds, ids=ids, sampling=sampling, guidance=guidance
+) -> tuple[Int[Array, "B L C"], Float[Array, "B L E"]]:
+    """A prompt to codes and z_q (section 3.2): the raw prompt, `<img>`, L visual tokens.
+
+    The prompt is of token ids, or embedded, and may then hold pictures; rows are padded on the
+    right. Under guidance every row has an unconditional twin whose prompt tokens are pads, attended
+    like the prompt itself. Two programs: the prompt goes through the understanding branch, whose
+    weights the second, all of whose time is the loop over visual tokens, is not given.
+    """
+    guided = guidance > 1
+    caches, first = prefill(model, params, prompt, lengths, ids=ids, guided=guided)
+    codes, z_q, _ = draw(
+        model,
+        params,
+        caches,
+        first,
+        jnp.concatenate([lengths, lengths]) if guided else lengths,
+        seeds,
+        sampling=sampling,
+        guidance=guidance,
     )
+    return codes, z_q
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "sampling", "guidance"))
-def generate_after(
+@functools.partial(jax.jit, static_argnames=("model", "ids", "guided"))
+def prefill(
     model: LatentUM,
     params: Params,
-    prompt: Float[Array, "B T D"],
+    prompt: Int[Array, "B T"] | Float[Array, "B T D"],
     lengths: Int[Array, "B"],
-    seeds: UInt[Array, "B"],
     *,
     ids: SpecialIds,
-    sampling: Sampling,
-    guidance: float,
-) -> Int[Array, "B L C"]:
-    """The same after an embedded prompt, which may hold pictures.
+    guided: bool,
+) -> tuple[Caches, Float[Array, "R 1 D"]]:
+    """Caches that hold the prompts, with room for an image, and the embedding of `<img>`.
 
-    Prompts are padded on the right. Under guidance every row has an unconditional twin whose
-    prompt tokens are pads, attended like the prompt itself.
+    R is B, or 2B where rows are to be guided (see `generate`).
     """
-    keys = row_keys(seeds)
     bound = model.bind({"params": params})
-    if guidance > 1:
-        pads = bound.embed(jnp.full(prompt.shape[:2], ids.pad))
+    pads = bound.embed(jnp.full(prompt.shape[:2], ids.pad))
+    prompt = bound.embed(prompt) if prompt.ndim == 2 else prompt
+    if guided:
         prompt = jnp.concatenate([prompt, pads])
         lengths = jnp.concatenate([lengths, lengths])
     rows, width, _ = prompt.shape
     total = width + model.config.vision.num_tokens
-    cache = KVCache.empty(model.config.language, rows, total, model.dtype)
+    caches = empty_caches(model.config.language, rows, total, model.dtype)
     places = jnp.arange(width)[None]
     where = jnp.where(places < lengths[:, None], places, total)
     stream = Stream({"und": Placement.causal(where)})
-    _, cache = bound.hidden({"und": prompt}, stream, cache)
-    active = jnp.ones(rows, bool)
-    codes, _ = draw_tokens(model, params, cache, lengths, active, keys, ids.img, sampling, guidance)
-    return codes
+    _, caches = bound.hidden({"und": prompt}, stream, caches)
+    return caches, bound.embed(jnp.full((rows, 1), ids.img))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "sampling", "guidance"), donate_argnames="caches"
+)
+def draw(
+    model: LatentUM,
+    params: Params,
+    caches: Caches,
+    first: Float[Array, "R 1 D"],
+    position: Int[Array, "R"],
+    seeds: UInt[Array, "B"],
+    *,
+    sampling: Sampling,
+    guidance: float,
+) -> tuple[Int[Array, "B L C"], Float[Array, "B L E"], Caches]:
+    """Codes and z_q of an image for every row, after what its cache holds up to `position`.
+
+    The caches are written in place: what is given is used up, what returns holds the image too.
+    """
+    keys, active = row_keys(seeds), jnp.ones(position.shape, bool)
+    codes, caches = draw_tokens(
+        model, params, caches, first, position, active, keys, sampling, guidance
+    )
+    return codes, model.bind({"params": params}).look_up(codes), caches

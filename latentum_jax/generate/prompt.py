@@ -55,3 +55,29 @@ def embed_prompt(
     index = jnp.maximum(jnp.cumsum(is_slot.reshape(-1)) - 1, 0).reshape(is_slot.shape)
     slots = shown.reshape(-1, shown.shape[-1])[index]
     return jnp.where(is_slot[..., None], slots, bound.embed(tokens))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode_images(
+    model: LatentUM, params: Params, pixels: UInt8[Array, "N P P 3"]
+) -> tuple[Float[Array, "N L F"], Int[Array, "N L C"]]:
+    """Features V of images, and their codes."""
+    bound = model.bind({"params": params})
+    features = bound.encode_image(normalise(pixels))
+    return features, bound.quantize(features).codes
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def show_codes(
+    model: LatentUM, params: Params, codes: Int[Array, "N L C"]
+) -> Float[Array, "N L D"]:
+    """Latent images as the context holds them, visual_projector(z_q)."""
+    return model.bind({"params": params}).show(codes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def look_up_codes(
+    model: LatentUM, params: Params, codes: Int[Array, "*b C"]
+) -> Float[Array, "*b E"]:
+    """z_q of codes."""
+    return model.bind({"params": params}).look_up(codes)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import VisionConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, dense, layer_norm
+from latentum_jax.models.layers import MLP, Dtype, dense, layer_norm, stacked
 
 
 class ViTLayer(nn.Module):
@@ -59,13 +59,7 @@ class InternViT(nn.Module):
             nn.with_logical_partitioning(init, ("positions", "embed")),
             (c.grid**2 + 1, c.hidden_size),
         )
-        self.layers = nn.scan(
-            ViTLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=c.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.dtype)
+        self.layers = stacked(ViTLayer, c.num_layers)(c, self.dtype)
 
     def __call__(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L F"]:
         """V: the last hidden state of the patches (no final norm), pixel-shuffled."""

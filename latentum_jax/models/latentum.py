@@ -1,7 +1,7 @@
 """LatentUM: the towers composed (section 3.1), each door a method for `model.apply`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from latentum_jax.config import LatentUMConfig
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.internvit import InternViT, Mlp1
 from latentum_jax.models.layers import MLP, Dtype
-from latentum_jax.models.mome import KVCache, LanguageModel, Stream
+from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.vision_head import VisionHead
 
 Params = Mapping[str, Any]
+DECODED = ("language", "head")  # parts whose layers run for one token at a time
 
 
 class LatentUM(nn.Module):
@@ -67,10 +68,10 @@ class LatentUM(nn.Module):
         return self.language.embed(tokens)
 
     def hidden(
-        self, x: dict[str, Array], stream: Stream, cache: KVCache | None = None
-    ) -> tuple[dict[str, Array], KVCache | None]:
+        self, x: dict[str, Array], stream: Stream, caches: Caches | None = None
+    ) -> tuple[dict[str, Array], Caches | None]:
         """Final-normed hidden states of both branches."""
-        return self.language(x, stream, cache)
+        return self.language(x, stream, caches)
 
     def text_logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b vocab"]:
         """lm_head."""
@@ -124,6 +125,34 @@ def start_generation_branch(params: Params) -> Params:
     if jax.tree.map(jnp.shape, projector) == jax.tree.map(jnp.shape, up):
         projector = jax.tree.map(jnp.copy, up)
     return {**params, "language": language, "visual_projector": projector}
+
+
+def unstack_layers(
+    params: Params, read: Callable[[Any, int], Any] = lambda x, layer: x[layer]
+) -> Params:
+    """Parameters as decoding wants them: of `DECODED` a tuple with one tree a layer.
+
+    `read(x, layer)` takes a layer's weights out of the stack of all.
+    """
+
+    def of(part: Params) -> Params:
+        own = part["layers"]
+        count = jax.tree.leaves(own)[0].shape[0]
+        layers = (jax.tree.map(lambda x, i=i: read(x, i), own) for i in range(count))
+        return {**part, "layers": tuple(layers)}
+
+    return {name: of(part) if name in DECODED else part for name, part in params.items()}
+
+
+def stack_layers(
+    params: Params, join: Callable[[Sequence[Any]], Any] = lambda parts: jnp.stack(parts)
+) -> Params:
+    """The way back: parameters as they are trained and stored."""
+
+    def of(part: Params) -> Params:
+        return {**part, "layers": jax.tree.map(lambda *parts: join(parts), *part["layers"])}
+
+    return {name: of(part) if name in DECODED else part for name, part in params.items()}
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

@@ -1,6 +1,6 @@
 """Small layers that every tower shares: dense maps with logical axes, norms, rotary embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,6 +53,40 @@ def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNor
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
         name=name,
     )
+
+
+def stacked(layer: Callable[..., nn.Module], length: int, in_axes: Any = nn.broadcast) -> Any:
+    """`length` layers of one kind as one module, which scans over their weights [length, ...]."""
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+def through_layers(
+    owner: nn.Module, layer: nn.Module, x: Any, at: Any, caches: Sequence[Any] | None
+) -> tuple[Any, tuple[Any, ...] | None]:
+    """Takes x through `owner.layers`, which are `stacked`, each of them like `layer`.
+
+    With a cache a layer the layers follow one another: a scan would copy each layer's weights and
+    cache out of the stack before it reads them, three times the traffic of decoding a token at a
+    time. The weights may then be a tuple, one tree a layer (see `unstack_layers`), and should be.
+    """
+    weights = owner.variables.get("params", {}).get("layers")
+    one_by_one = isinstance(weights, tuple)
+    if caches is None and not one_by_one:
+        return owner.layers(x, at)[0], None
+    count = len(weights) if one_by_one else len(caches)
+    new = []
+    for i in range(count):
+        own = weights[i] if one_by_one else jax.tree.map(lambda w, i=i: w[i], weights)
+        x, cache = layer.apply({"params": own}, x, at, None if caches is None else caches[i])
+        new.append(cache)
+    return x, None if caches is None else tuple(new)
 
 
 def shapes_by_path(init: Callable[..., Any], *args: Any) -> dict[str, tuple[int, ...]]:

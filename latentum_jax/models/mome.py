@@ -23,6 +23,8 @@ from latentum_jax.models.layers import (
     fan_in,
     rotary_angles,
     rotate_half,
+    stacked,
+    through_layers,
 )
 
 Branches = Mapping[str, jax.Array]
@@ -45,30 +47,50 @@ class Stream(struct.PyTreeNode):
 
 
 class KVCache(struct.PyTreeNode):
-    """Keys and values [layers B S K H]; slot s holds position s of its row."""
+    """Keys and values [B K S H] of one layer; slot s holds position s of its row.
+
+    Heads come before slots, as the products of attention want them: nothing has to be turned.
+    """
 
     k: jax.Array
     v: jax.Array
 
     @classmethod
-    def empty(cls, config: LanguageConfig, batch: int, length: int, dtype: Dtype) -> "KVCache":
+    def empty(cls, batch: int, heads: int, length: int, head_dim: int, dtype: Dtype) -> "KVCache":
         """A cache of `length` slots a row."""
-        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        shape = (batch, heads, length, head_dim)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    def write(self, layer: jax.Array, position: jax.Array, k: jax.Array, v: jax.Array) -> "KVCache":
+    @property
+    def length(self) -> int:
+        """Slots of a row."""
+        return self.k.shape[2]
+
+    def write(self, position: jax.Array, k: jax.Array, v: jax.Array) -> "KVCache":
         """Writes [B T K H] at per-row positions; positions outside the cache are dropped."""
         rows = jnp.arange(k.shape[0])[:, None]
         put = {"mode": "drop", "unique_indices": True}
         return KVCache(
-            self.k.at[layer, rows, position].set(k.astype(self.k.dtype), **put),
-            self.v.at[layer, rows, position].set(v.astype(self.v.dtype), **put),
+            self.k.at[rows, :, position].set(k.astype(self.k.dtype), **put),
+            self.v.at[rows, :, position].set(v.astype(self.v.dtype), **put),
         )
 
-    def slots(self) -> Placement:
-        """Placement of every slot: block 0 at its own position."""
-        batch, length = self.k.shape[1:3]
-        return Placement.causal(jnp.broadcast_to(jnp.arange(length), (batch, length)))
+    def read(self) -> tuple[jax.Array, jax.Array, Placement]:
+        """Keys and values [B S K H], and where they stand: block 0, slot by slot."""
+        batch = self.k.shape[0]
+        at = Placement.causal(jnp.broadcast_to(jnp.arange(self.length), (batch, self.length)))
+        return self.k.swapaxes(1, 2), self.v.swapaxes(1, 2), at
+
+
+Caches = tuple[KVCache, ...]  # one a layer
+
+
+def empty_caches(config: LanguageConfig, batch: int, length: int, dtype: Dtype) -> Caches:
+    """Of the language model, `length` slots a row."""
+    return tuple(
+        KVCache.empty(batch, config.num_kv_heads, length, config.head_dim, dtype)
+        for _ in range(config.num_layers)
+    )
 
 
 class Branch(nn.Module):
@@ -122,9 +144,8 @@ class MoMELayer(nn.Module):
         self.gen = Branch(c, self.dtype)
 
     def __call__(
-        self, carry: tuple[dict[str, jax.Array], KVCache | None, jax.Array], stream: Stream
-    ) -> tuple[tuple[dict[str, jax.Array], KVCache | None, jax.Array], None]:
-        x, cache, layer = carry
+        self, x: dict[str, jax.Array], stream: Stream, cache: KVCache | None = None
+    ) -> tuple[dict[str, jax.Array], KVCache | None]:
         branch = {"und": self.und, "gen": self.gen}
         qkv = {
             name: branch[name].qkv(self.input_norm(h), stream.at[name].position)
@@ -132,26 +153,22 @@ class MoMELayer(nn.Module):
         }
         if cache is not None:
             for name, (_, k, v) in qkv.items():
-                cache = cache.write(layer, stream.at[name].position, k, v)
-        mixed = self._attend(qkv, stream, cache, layer)
+                cache = cache.write(stream.at[name].position, k, v)
+        mixed = self._attend(qkv, stream, cache)
         x = {name: h + branch[name].output(mixed[name]) for name, h in x.items()}
         x = {
             name: h + branch[name].feed_forward(self.post_attention_norm(h))
             for name, h in x.items()
         }
-        return (x, cache, layer + 1), None
+        return x, cache
 
     def _attend(
-        self,
-        qkv: dict[str, tuple[Array, ...]],
-        stream: Stream,
-        cache: KVCache | None,
-        layer: jax.Array,
+        self, qkv: dict[str, tuple[Array, ...]], stream: Stream, cache: KVCache | None
     ) -> dict[str, jax.Array]:
         out = {}
         for name, (q, _, _) in qkv.items():
             if cache is not None:
-                k, v, k_at = cache.k[layer], cache.v[layer], cache.slots()
+                k, v, k_at = cache.read()
             else:
                 seen = [other for other in dict(stream.sees)[name] if other in qkv]
                 k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)
@@ -176,14 +193,7 @@ class LanguageModel(nn.Module):
             (c.vocab_size, c.hidden_size),
         )
         layer = nn.remat(MoMELayer, prevent_cse=False) if self.remat else MoMELayer
-        self.layers = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c, self.dtype)
+        self.layers = stacked(layer, c.num_layers)(c, self.dtype)
         self.norm = RMSNorm(c.rms_eps, self.dtype)
         if not c.tie_embeddings:
             init = nn.with_logical_partitioning(fan_in, ("embed", "vocab"))
@@ -194,16 +204,16 @@ class LanguageModel(nn.Module):
         return jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype)
 
     def __call__(
-        self, x: Branches, stream: Stream, cache: KVCache | None = None
-    ) -> tuple[dict[str, jax.Array], KVCache | None]:
-        """Hidden states after the final norm, per branch, and the cache with the new keys.
+        self, x: Branches, stream: Stream, caches: Caches | None = None
+    ) -> tuple[dict[str, jax.Array], Caches | None]:
+        """Hidden states after the final norm, per branch, and the caches with the new keys.
 
-        With a cache, every token sees the cache's slots up to its own position, its own keys
+        With caches, every token sees their slots up to its own position, its own keys
         included; without one, tokens see each other as their placements say.
         """
-        carry = (dict(x), cache, jnp.zeros((), jnp.int32))
-        (x, cache, _), _ = self.layers(carry, stream)
-        return {name: self.norm(h) for name, h in x.items()}, cache
+        layer = MoMELayer(self.config, self.dtype, parent=None)
+        x, caches = through_layers(self, layer, dict(x), stream, caches)
+        return {name: self.norm(h) for name, h in x.items()}, caches
 
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b vocab"]:
         """lm_head, in fp32."""

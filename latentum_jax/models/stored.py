@@ -7,7 +7,7 @@ hosts restore onto any sharding. Either is walked through without ever being in 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -58,6 +58,18 @@ class Lazy:
         if isinstance(value, Lazy):
             return value
         return cls(tuple(value.shape), np.dtype(value.dtype), lambda i: np.asarray(value)[i])
+
+    @classmethod
+    def stack(cls, layers: Sequence[Any]) -> "Lazy":
+        """Arrays that are there already, one a layer, as one."""
+        first = layers[0]
+
+        def read(index: Index) -> np.ndarray:
+            if isinstance(index, int):
+                return np.asarray(layers[index])
+            return np.stack([np.asarray(layer) for layer in layers])[index]
+
+        return cls((len(layers), *first.shape), np.dtype(first.dtype), read, stacked=True)
 
     def __getitem__(self, index: Index) -> np.ndarray:
         return self.read(index)

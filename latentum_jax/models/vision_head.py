@@ -11,8 +11,17 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import HeadConfig, QuantizerConfig
 from latentum_jax.models.attention import Placement, attend
-from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, rotary_angles, rotate_pairs
-from latentum_jax.models.mome import KVCache
+from latentum_jax.models.layers import (
+    MLP,
+    Dtype,
+    RMSNorm,
+    dense,
+    rotary_angles,
+    rotate_pairs,
+    stacked,
+    through_layers,
+)
+from latentum_jax.models.mome import Caches, KVCache
 
 
 class HeadLayer(nn.Module):
@@ -33,19 +42,18 @@ class HeadLayer(nn.Module):
         self.head_dim = d // n
 
     def __call__(
-        self, carry: tuple[Array, KVCache | None, Array], at: Placement
-    ) -> tuple[tuple[Array, KVCache | None, Array], None]:
-        x, cache, layer = carry
+        self, x: Float[Array, "B T D"], at: Placement, cache: KVCache | None = None
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         b, t, d = x.shape
         q, k, v = jnp.split(self.qkv(self.norm1(x)).reshape(b, t, -1, self.head_dim), 3, axis=2)
         cos, sin = rotary_angles(at.position, self.head_dim, self.config.rope_theta)
         q, k = rotate_pairs(self.q_norm(q), cos, sin), rotate_pairs(self.k_norm(k), cos, sin)
         k_at = at
         if cache is not None:
-            cache = cache.write(layer, at.position, k, v)
-            k, v, k_at = cache.k[layer], cache.v[layer], cache.slots()
+            cache = cache.write(at.position, k, v)
+            k, v, k_at = cache.read()
         x = x + self.proj(attend(q, k, v, at, k_at).reshape(b, t, d))
-        return (x + self.mlp(self.norm2(x)), cache, layer + 1), None
+        return x + self.mlp(self.norm2(x)), cache
 
 
 class VisionHead(nn.Module):
@@ -65,14 +73,8 @@ class VisionHead(nn.Module):
             ),
             (q.num_codebooks, q.codebook_size, self.hidden),
         )
-        self.layers = nn.scan(
-            HeadLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.config.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.config, self.hidden, self.dtype)
+        made = stacked(HeadLayer, self.config.num_layers)
+        self.layers = made(self.config, self.hidden, self.dtype)
         self.norm = RMSNorm(1e-5, self.dtype)
         self.head = dense(q.codebook_size, ("embed", "codes"), bias=True, dtype=self.dtype)
 
@@ -84,25 +86,29 @@ class VisionHead(nn.Module):
         shown = self.embeddings[jnp.arange(count - 1), codes[:, :-1]].astype(self.dtype)
         x = jnp.concatenate([base[:, None].astype(self.dtype), shown], axis=1)
         position = jnp.broadcast_to(jnp.arange(count), (x.shape[0], count))
-        carry = (x, None, jnp.zeros((), jnp.int32))
-        (x, _, _), _ = self.layers(carry, Placement.causal(position))
+        x, _ = self._layers(x, position, None)
         return self.head(self.norm(x)).astype(jnp.float32)
 
     def step(
-        self, x: Float[Array, "B D"], index: Int[Array, ""], cache: KVCache
-    ) -> tuple[Float[Array, "B V"], KVCache]:
+        self, x: Float[Array, "B D"], index: Int[Array, ""], caches: Caches
+    ) -> tuple[Float[Array, "B V"], Caches]:
         """Logits of code `index` from its input (hidden state or embedding of the code before)."""
         position = jnp.broadcast_to(index, (x.shape[0], 1))
-        carry = (x[:, None].astype(self.dtype), cache, jnp.zeros((), jnp.int32))
-        (x, cache, _), _ = self.layers(carry, Placement.causal(position))
-        return self.head(self.norm(x[:, 0])).astype(jnp.float32), cache
+        x, caches = self._layers(x[:, None].astype(self.dtype), position, caches)
+        return self.head(self.norm(x[:, 0])).astype(jnp.float32), caches
 
     def embed_code(self, codes: Int[Array, "B"], index: Int[Array, ""]) -> Float[Array, "B D"]:
         """The embedding that follows code `index` into the next step."""
-        return self.embeddings[index][codes]
+        return self.embeddings[index, codes]
 
-    def empty_cache(self, batch: int) -> KVCache:
-        """A cache for the C steps of one visual token."""
+    def empty_caches(self, batch: int) -> Caches:
+        """For the C steps of one visual token."""
         count, n = self.quantizer.num_codebooks, self.config.num_heads
-        shape = (self.config.num_layers, batch, count, n, self.hidden // n)
-        return KVCache(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
+        one = lambda: KVCache.empty(batch, n, count, self.hidden // n, self.dtype)  # noqa: E731
+        return tuple(one() for _ in range(self.config.num_layers))
+
+    def _layers(
+        self, x: Float[Array, "M T D"], position: Int[Array, "M T"], caches: Caches | None
+    ) -> tuple[Float[Array, "M T D"], Caches | None]:
+        layer = HeadLayer(self.config, self.hidden, self.dtype, parent=None)
+        return through_layers(self, layer, x, Placement.causal(position), caches)

@@ -9,7 +9,15 @@ import pytest
 
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import init_params, matching, path_of, start_generation_branch
+from latentum_jax.models.latentum import (
+    init_params,
+    matching,
+    path_of,
+    stack_layers,
+    start_generation_branch,
+    unstack_layers,
+)
+from latentum_jax.models.stored import Lazy
 from tests.small import SMALL
 
 
@@ -61,6 +69,32 @@ def test_generation_branch_starts_as_a_copy(small):
             left, right = left[part], right[part]
         np.testing.assert_array_equal(left, right, err_msg=path)
     assert started["head"] is small.params["head"]
+
+
+def test_layers_one_by_one(small):
+    """Breaks if decoding runs other layers, or in another order, than training has made."""
+    unstacked = unstack_layers(small.params)
+    assert len(unstacked["language"]["layers"]) == SMALL.language.num_layers
+    pixels = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
+    expected, got = (
+        jax.jit(lambda p, x: small.model.apply({"params": p}, x))(params, pixels)
+        for params in (small.params, unstacked)
+    )
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    swapped = unstacked["head"]["layers"][::-1]
+    other = {**unstacked, "head": {**unstacked["head"], "layers": swapped}}
+    assert np.abs(small.model.apply({"params": other}, pixels) - expected).max() > 1e-3
+
+
+def test_stacking_undoes_unstacking(small):
+    """Breaks if what was loaded for decoding is saved with layers lost, mixed or rounded."""
+    unstacked = unstack_layers(small.params)
+    jax.tree.map(np.testing.assert_array_equal, stack_layers(unstacked), dict(small.params))
+    lazy = stack_layers(unstacked, Lazy.stack)["language"]["layers"]["gen"]["q_proj"]["kernel"]
+    expected = small.params["language"]["layers"]["gen"]["q_proj"]["kernel"]
+    assert lazy.shape == expected.shape and lazy.stacked
+    for index in (0, 1, ..., slice(1, 2)):
+        np.testing.assert_array_equal(lazy[index], expected[index])
 
 
 def test_matching():

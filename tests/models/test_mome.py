@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.models.attention import Placement, visible
-from latentum_jax.models.mome import UND_BLIND, KVCache, Stream
+from latentum_jax.models.mome import UND_BLIND, KVCache, Stream, empty_caches
 from tests import published
 from tests.models.twin import branch_major, sequence_order, twin
 from tests.small import SMALL
@@ -122,7 +122,7 @@ def test_cached_decoding_equals_the_full_forward(small):
             {"params": small.params}, tokens, Stream(at), cache, method="hidden"
         )
 
-    cache = KVCache.empty(SMALL.language, 2, 12, jnp.float32)  # three slots are never filled
+    cache = empty_caches(SMALL.language, 2, 12, jnp.float32)  # three slots are never filled
     for t in range(9):
         name = "gen" if is_gen[0, t] else "und"
         at = Placement.causal(jnp.full((2, 1), t))
@@ -132,8 +132,7 @@ def test_cached_decoding_equals_the_full_forward(small):
 
 def test_writes_outside_the_cache_are_dropped():
     """A full row must not overwrite its own first slots, nor the last one."""
-    cache = KVCache.empty(SMALL.language, 1, 3, jnp.float32)
-    ones = jnp.ones((1, 2, SMALL.language.num_kv_heads, SMALL.language.head_dim))
-    cache = cache.write(jnp.array(1), jnp.array([[2, 3]]), ones, ones)
-    filled = np.asarray(cache.k).any(axis=(1, 3, 4))
-    np.testing.assert_array_equal(filled, [[False] * 3, [False, False, True]])
+    cache = KVCache.empty(1, 2, 3, 8, jnp.float32)
+    ones = jnp.ones((1, 2, 2, 8))
+    filled = np.asarray(cache.write(jnp.array([[2, 3]]), ones, ones).k).any(axis=(1, 3))
+    np.testing.assert_array_equal(filled, [[False, False, True]])

@@ -36,7 +36,7 @@ def test_cached_steps_draw_the_same_codes(golden):
         return code, head.apply(variables, code, index, method="embed_code"), logits, cache
 
     x = jnp.asarray(golden["base"][:, 0])
-    cache = head.bind(variables).empty_cache(len(x))
+    cache = head.bind(variables).empty_caches(len(x))
     codes, logps = [], []
     for index in range(config.quantizer.num_codebooks):
         code, x, logits, cache = step(x, jnp.array(index), cache)

@@ -13,7 +13,7 @@ from latentum_jax.data.interleaved import RowShape, interleaved_row, read_jsonl,
 from latentum_jax.images import normalise
 from latentum_jax.models.attention import Placement, visible
 from latentum_jax.models.latentum import LatentUM
-from latentum_jax.models.mome import KVCache, Stream
+from latentum_jax.models.mome import Stream, empty_caches
 from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.losses import code_loss, text_loss
 from latentum_jax.train.stages.sequence import (
@@ -263,7 +263,7 @@ class Decoder:
 
     def __init__(self, small, length):
         self.small = small
-        self.cache = KVCache.empty(SMALL.language, 1, length, jnp.float32)
+        self.cache = empty_caches(SMALL.language, 1, length, jnp.float32)
         self.programs = {}
 
     def __call__(self, branch, x, start):

@@ -1,0 +1,92 @@
+"""Compiling for a device that is not here. Needs the compilers of the extra `aot`."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from latentum_jax.config import DecoderConfig, LatentUMConfig
+from latentum_jax.eval import aot
+
+installed = importlib.util.find_spec("libtpu") and importlib.util.find_spec("jax_cuda12_plugin")
+compiles = pytest.mark.skipif(not installed, reason="pip install 'latentum_jax[aot]'")
+
+TINY = LatentUMConfig.tiny()
+CONFIG = dataclasses.replace(
+    TINY,
+    vision=dataclasses.replace(TINY.vision, num_layers=1),
+    language=dataclasses.replace(TINY.language, num_layers=2),
+)
+PROGRAMS = ("encode", "prefill", "generate", "answer", "decode")
+BATCH = 2
+
+
+@pytest.fixture(scope="module", params=["h100", "v5e"])
+def results(request):
+    """Every program of a small model, for a GPU and for a TPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(aot.SIZES, "small", CONFIG)
+        patch.setitem(aot.DECODERS, "small", DecoderConfig.tiny())
+        return aot.compile_for(request.param, (BATCH,), size="small")
+
+
+@compiles
+def test_every_program_compiles(results):
+    """Breaks if a program does not lower for the device, or a figure of it is missing."""
+    rows = results["rows"]
+    assert [(row["program"], row["batch"]) for row in rows] == [(n, BATCH) for n in PROGRAMS]
+    assert all(row.get("error") is None and row["argument_bytes"] > 0 for row in rows)
+    assert all(name in aot.table(results) for name in (*PROGRAMS, results["target"]))
+
+
+@compiles
+def test_a_visual_token_reads_its_weights_once(results):
+    """Breaks if the compiled loop copies weights, reads the other branch, or misses a layer."""
+    (row,) = [row for row in results["rows"] if row["program"] == "generate"]
+    c, q, d = CONFIG.language, CONFIG.quantizer, CONFIG.language.hidden_size
+    attention = d * c.head_dim * 2 * (c.num_heads + c.num_kv_heads)
+    layer = attention + 3 * d * c.mlp_size + 2 * d + 2 * c.head_dim
+    head_layer = (4 * d * d + d) + (2 * 4 * d * d + 5 * d) + 2 * d + 2 * d // CONFIG.head.num_heads
+    a_code = CONFIG.head.num_layers * head_layer + d + d * q.codebook_size + q.codebook_size
+    projector = q.embedding_dim * d + d + d * d + d
+    expected = 2 * (c.num_layers * layer + d + projector + q.num_codebooks * a_code)
+    assert row["floor_bytes_per_token"] == expected
+    # Above it are the rows of the codebook and of the head's table that the codes pick; a TPU may
+    # keep some of the head from one code to the next.
+    least = 0.5 if results["target"] == "v5e" else 1
+    assert least * expected <= row["weight_bytes_per_token"] <= 1.02 * expected
+
+
+@compiles
+def test_the_cache_is_written_in_place(results):
+    """Breaks if the loop takes the cache for itself instead of writing into the one it is given."""
+    (row,) = [row for row in results["rows"] if row["program"] == "generate"]
+    c = CONFIG.language
+    slots = aot.PADDED + CONFIG.vision.num_tokens
+    assert row["cache_bytes"] == 2 * 2 * c.num_layers * 2 * BATCH * slots * c.num_kv_heads * 32
+    assert row["output_bytes"] < row["cache_bytes"] / 2
+
+
+def test_largest_batch():
+    """1 GB, and 2 GB a row above the first: into 10 GB go 5, and none is known from one batch."""
+    rows = [
+        {"program": "p", "batch": batch, "argument_bytes": size, "temp_bytes": 0, "output_bytes": 0}
+        for batch, size in ((1, 1), (4, 7))
+    ]
+    assert aot.largest_batch(rows[0], rows, 10) == 5
+    assert aot.largest_batch(rows[0], rows[:1], 10) is None
+    failed = {"program": "p", "batch": 16, "error": "too large"}
+    assert aot.largest_batch(failed, [*rows, failed], 10) == 5
+
+
+@pytest.mark.parametrize(
+    "target, size, message",
+    [
+        ("h200", "full", "target is 'h200', expected one of"),
+        ("h100", "huge", "size is 'huge', expected one of"),
+    ],
+)
+def test_bad_input(target, size, message):
+    """One sentence, before anything is compiled."""
+    with pytest.raises(ValueError, match=message):
+        aot.compile_for(target, (1,), size=size)
