@@ -13,8 +13,8 @@ from PIL import Image
 from latentum_jax.convert.published import open_model, write_published
 from latentum_jax.files import BUNDLED
 from latentum_jax.generate import world
-from latentum_jax.generate.engine import Limits, Rows, interleave
 from latentum_jax.generate.image import generate
+from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.prompt import (
     embed_images,
     embed_prompt,
@@ -23,6 +23,7 @@ from latentum_jax.generate.prompt import (
     show_codes,
     with_slots,
 )
+from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
 from latentum_jax.images import ImageLike, see, tiles
 from latentum_jax.models import latentum as net
@@ -359,7 +360,7 @@ class LatentUM:
             text=text,
             codes=codes,
         )
-        return jax.device_get(rows.replace(caches=None, logits=None))
+        return jax.device_get(rows.replace(caches=None, keys=None, logits=None))
 
     def _embed(
         self,

@@ -19,9 +19,10 @@ from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
 from latentum_jax.eval.bench import ANSWER, DECODERS, GUIDANCE, NEVER, PADDED, SIZES, STEPS
 from latentum_jax.eval.hlo import Program
-from latentum_jax.generate.engine import Limits, interleave
 from latentum_jax.generate.image import draw, prefill
+from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.prompt import encode_images
+from latentum_jax.generate.rows import Limits
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import LatentUM, Params, unstack_layers

@@ -23,9 +23,10 @@ from latentum_jax.config import (
 )
 from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
-from latentum_jax.generate.engine import Limits, interleave
 from latentum_jax.generate.image import generate
+from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.prompt import encode_images
+from latentum_jax.generate.rows import Limits
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import LatentUM, Params, unstack_layers

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Float, Int, UInt
 
 from latentum_jax.generate.sampling import Sampling, fold, row_keys, sample
 from latentum_jax.models.attention import Placement
@@ -48,41 +48,29 @@ def sample_codes(
     return codes.T
 
 
-def draw_tokens(
+def draw_token(
     model: LatentUM,
     params: Params,
     caches: Caches,
-    first: Float[Array, "R 1 D"],
+    x: Float[Array, "R 1 D"],
     position: Int[Array, "R"],
-    active: Bool[Array, "R"],
     keys: jax.Array,
     sampling: Sampling,
     guidance: float = 1.0,
-) -> tuple[Int[Array, "B L C"], Caches]:
-    """Runs `first`, the embedded `<img>`, and then each drawn token through the generation branch.
+) -> tuple[Int[Array, "B C"], Float[Array, "R 1 D"], Caches]:
+    """The codes of the visual token behind x, the embedded `<img>` or the token before, which the
+    generation branch puts into the caches at `position`; and the embedding of the new one.
 
-    The first goes to `position`, the others after it.
-    R is B rows, or 2B under guidance (see `sample_codes`). Rows that are not active leave their
-    cache alone, and their codes mean nothing.
+    R is B rows, or 2B under guidance (see `sample_codes`). A row whose position is outside its
+    cache leaves it alone, and its codes mean nothing.
     """
     bound = model.bind({"params": params})
-    length = caches[0].length
-
-    def step(
-        carry: tuple[Array, Caches], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, Caches], Array]:
-        x, caches = carry
-        where = jnp.where(active, position + index, length)[:, None]
-        hidden, caches = bound.hidden({"gen": x}, Stream({"gen": Placement.causal(where)}), caches)
-        token_keys = fold(keys, position[: keys.shape[0]] + index)
-        codes = sample_codes(model, params, hidden["gen"][:, 0], token_keys, sampling, guidance)
-        shown = bound.show(codes)[:, None]
-        shown = jnp.concatenate([shown, shown]) if guidance > 1 else shown
-        return (shown.astype(x.dtype), caches), codes
-
-    steps = jnp.arange(model.config.vision.num_tokens)
-    (_, caches), codes = jax.lax.scan(step, (first, caches), steps)
-    return codes.transpose(1, 0, 2), caches
+    stream = Stream({"gen": Placement.causal(position[:, None])})
+    hidden, caches = bound.hidden({"gen": x}, stream, caches)
+    codes = sample_codes(model, params, hidden["gen"][:, 0], keys, sampling, guidance)
+    shown = bound.show(codes)[:, None]
+    shown = jnp.concatenate([shown, shown]) if guidance > 1 else shown
+    return codes, shown.astype(x.dtype), caches
 
 
 def generate(
@@ -166,8 +154,19 @@ def draw(
 
     The caches are written in place: what is given is used up, what returns holds the image too.
     """
-    keys, active = row_keys(seeds), jnp.ones(position.shape, bool)
-    codes, caches = draw_tokens(
-        model, params, caches, first, position, active, keys, sampling, guidance
-    )
+    keys = row_keys(seeds)
+
+    def step(
+        carry: tuple[Array, Caches], index: Int[Array, ""]
+    ) -> tuple[tuple[Array, Caches], Array]:
+        x, caches = carry
+        at = position + index
+        token_keys = fold(keys, at[: len(seeds)])
+        drawn = draw_token(model, params, caches, x, at, token_keys, sampling, guidance)
+        codes, x, caches = drawn
+        return (x, caches), codes
+
+    steps = jnp.arange(model.config.vision.num_tokens)
+    (_, caches), codes = jax.lax.scan(step, (first, caches), steps)
+    codes = codes.transpose(1, 0, 2)
     return codes, model.bind({"params": params}).look_up(codes), caches

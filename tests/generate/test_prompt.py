@@ -11,7 +11,7 @@ from PIL import Image
 from latentum_jax import pretrained
 from latentum_jax.config import ChatConfig
 from latentum_jax.convert.published import read_model
-from latentum_jax.generate import engine
+from latentum_jax.generate import interleave as interleaving
 from latentum_jax.generate.prompt import with_slots
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.images import load_image, tile_grid
@@ -41,7 +41,7 @@ def prompts(monkeypatch):
 
     def noted(model, params, prompt, lengths, *args, **settings):
         rows.extend(row[:n] for row, n in zip(np.asarray(prompt), lengths.tolist(), strict=True))
-        return engine.interleave(model, params, prompt, lengths, *args, **settings)
+        return interleaving.interleave(model, params, prompt, lengths, *args, **settings)
 
     monkeypatch.setattr(pretrained, "interleave", noted)
     return rows

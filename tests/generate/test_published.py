@@ -174,7 +174,9 @@ def test_guidance_of_one_runs_no_second_row(model, monkeypatch):
     """Breaks if guidance 1 pays for an unconditional twin: the cache must have B rows, not 2B."""
     rows = []
     draw = drawing.draw
-    monkeypatch.setattr(image, "draw", lambda *a, **k: rows.append(len(a[2][0].k)) or draw(*a, **k))
+    monkeypatch.setattr(
+        drawing, "draw", lambda *a, **k: rows.append(len(a[2][0].k)) or draw(*a, **k)
+    )
     for guidance in (1.0, 3.0):
         model.generate(["a", "b"], guidance=guidance, sampling=GREEDY)
     assert rows == [2, 4]

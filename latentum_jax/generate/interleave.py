@@ -1,0 +1,42 @@
+"""Interleaved reasoning of a whole batch as one program: from prompts to the last row's end.
+
+Answering and describing are the same program with no image allowed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt
+
+from latentum_jax.generate.rows import DONE, Limits, RowLimits, Rows, start, step
+from latentum_jax.generate.sampling import Sampling, row_keys
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.tokenizer import SpecialIds
+
+
+@functools.partial(jax.jit, static_argnames=("model", "ids", "limits", "text", "codes"))
+def interleave(
+    model: LatentUM,
+    params: Params,
+    prompt: Float[Array, "B T D"],
+    lengths: Int[Array, "B"],
+    seeds: UInt[Array, "B"],
+    *,
+    ids: SpecialIds,
+    limits: Limits,
+    text: Sampling,
+    codes: Sampling,
+) -> Rows:
+    """Goes on from embedded prompts, padded on the right, until every row is done.
+
+    A row ends at `<|im_end|>`, after `limits.steps` steps, after `limits.text` tokens without an
+    `<img>`, or at an `<img>` beyond `limits.images`.
+    """
+    b, t, _ = prompt.shape
+    slots = t + limits.room(model.config.vision.num_tokens)
+    own = RowLimits.of(limits, b)
+    rows = start(model, params, prompt, lengths, row_keys(seeds), own, limits, slots)
+    settings = {"ids": ids, "text": text, "codes": codes, "group": b}
+    go_on = lambda rows: step(model, params, rows, **settings)  # noqa: E731
+    return jax.lax.while_loop(lambda rows: jnp.any(rows.status != DONE), go_on, rows)

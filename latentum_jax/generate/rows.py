@@ -1,0 +1,240 @@
+"""Interleaved reasoning (section 3.3), a token at a time, for rows that are at different places.
+
+A row says text through the understanding branch until `<img>`; the generation branch then draws L
+visual tokens into the cache; these are overwritten, in the same slots, by `<img>`, the drawn tokens
+as visual_projector(z_q) and `</img>` run through the understanding branch (recache); text goes on.
+
+Each step serves those rows of a batch that are where it applies. What is computed for the others is
+dropped, so that a row says and draws the same whatever its neighbours do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from latentum_jax.generate.image import draw_token
+from latentum_jax.generate.sampling import Sampling, fold, sample
+from latentum_jax.models.attention import Placement
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.models.mome import Caches, Stream, empty_caches
+from latentum_jax.tokenizer import SpecialIds
+
+TEXT, IMAGE, RECACHE, DONE = 0, 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """At most `steps` steps, `images` of them with an image, of at most `text` tokens each.
+
+    A step is some text and, where it ends in `<img>` (which counts as a token), the image.
+    """
+
+    steps: int
+    images: int
+    text: int
+
+    def room(self, num_tokens: int) -> int:
+        """Cache slots that an answer can fill."""
+        return self.steps * self.text + self.images * (num_tokens + 2)
+
+    @property
+    def tokens(self) -> int:
+        """Text tokens that an answer can have, `<img>` and `</img>` among them."""
+        return self.steps * self.text + self.images
+
+
+class RowLimits(struct.PyTreeNode):
+    """The limits of every row, [B] each."""
+
+    steps: jax.Array
+    images: jax.Array
+    text: jax.Array
+
+    @classmethod
+    def of(cls, limits: Limits, rows: int) -> "RowLimits":
+        """The same for all rows."""
+        return cls(*(jnp.full(rows, n) for n in (limits.steps, limits.images, limits.text)))
+
+
+class Rows(struct.PyTreeNode):
+    """Where every row is."""
+
+    caches: Caches
+    keys: jax.Array  # [B] random keys
+    limits: RowLimits
+    position: jax.Array  # [B] the next free slot, of an image its first
+    status: jax.Array  # [B] TEXT, IMAGE, RECACHE or DONE
+    logits: jax.Array  # [B vocab] of the next text token
+    said: jax.Array  # [B] text tokens since the last image
+    tokens: jax.Array  # [B text+] all text tokens, `<img>` and `</img>` among them
+    count: jax.Array  # [B] how many of them
+    x: jax.Array  # [B 1 D] what the generation branch reads next
+    drawn: jax.Array  # [B] visual tokens of the image that is being drawn
+    codes: jax.Array  # [B J L C] images drawn
+    images: jax.Array  # [B] how many of them
+
+
+def start(
+    model: LatentUM,
+    params: Params,
+    prompt: Float[Array, "B T D"],
+    lengths: Int[Array, "B"],
+    keys: jax.Array,
+    limits: RowLimits,
+    most: Limits,
+    slots: int,
+) -> Rows:
+    """Rows about to speak behind embedded prompts, padded on the right, in caches of `slots` slots.
+
+    There is room for as much as `most` allows.
+    """
+    b, t, d = prompt.shape
+    vision, count = model.config.vision, model.config.quantizer.num_codebooks
+    caches = empty_caches(model.config.language, b, slots, model.dtype)
+    places = jnp.arange(t)[None]
+    where = jnp.where(places < lengths[:, None], places, slots)
+    hidden, caches = understand(model, params, prompt, where, caches)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    zero = jnp.zeros(b, jnp.int32)
+    return Rows(
+        caches=caches,
+        keys=keys,
+        limits=limits,
+        position=lengths.astype(jnp.int32),
+        status=zero + TEXT,
+        logits=model.bind({"params": params}).text_logits(last),
+        said=zero,
+        tokens=jnp.zeros((b, most.tokens), jnp.int32),
+        count=zero,
+        x=jnp.zeros((b, 1, d), model.dtype),
+        drawn=zero,
+        codes=jnp.zeros((b, most.images, vision.num_tokens, count), jnp.int32),
+        images=zero,
+    )
+
+
+def step(
+    model: LatentUM,
+    params: Params,
+    rows: Rows,
+    *,
+    ids: SpecialIds,
+    text: Sampling,
+    codes: Sampling,
+    group: int,
+) -> Rows:
+    """A text token for every row that speaks, a visual token for every row that draws; rows whose
+    image is whole are recached, at most `group` at once."""
+    speak = functools.partial(say, model, params, ids=ids, sampling=text)
+    if rows.codes.shape[1] == 0:
+        return speak(rows)
+    rows = when(jnp.any(rows.status == TEXT), speak, rows)
+    drawing = functools.partial(draw, model, params, sampling=codes)
+    rows = when(jnp.any(rows.status == IMAGE), drawing, rows)
+    again = functools.partial(recache, model, params, ids=ids, group=group)
+    return jax.lax.while_loop(lambda rows: jnp.any(rows.status == RECACHE), again, rows)
+
+
+def when(wanted: Bool[Array, ""], change: Callable[[Rows], Rows], rows: Rows) -> Rows:
+    """`change(rows)` if wanted: a loop of at most one round, which writes the caches in place, as
+    the branches of a conditional need not."""
+    once = lambda carry: (jnp.zeros((), bool), change(carry[1]))  # noqa: E731
+    return jax.lax.while_loop(lambda carry: carry[0], once, (wanted, rows))[1]
+
+
+def understand(
+    model: LatentUM, params: Params, x: Array, position: Array, caches: Caches
+) -> tuple[Array, Caches]:
+    """Tokens [B T D] through the understanding branch, into the caches at `position` [B T]."""
+    stream = Stream({"und": Placement.causal(position)})
+    hidden, caches = model.bind({"params": params}).hidden({"und": x}, stream, caches)
+    return hidden["und"], caches
+
+
+def say(
+    model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds, sampling: Sampling
+) -> Rows:
+    """One token for the rows that speak. It is the last at `<|im_end|>`, after as many tokens as
+    the row may say, and at an `<img>` beyond those that it may draw."""
+    bound, slots = model.bind({"params": params}), rows.caches[0].length
+    speaking = rows.status == TEXT
+    token = sample(fold(rows.keys, rows.position), rows.logits, sampling)
+    rows = _append(rows, token, speaking)
+    said = rows.said + speaking
+    wants = (token == ids.img) & (rows.images < rows.limits.images)
+    stray = (token == ids.img) & (rows.limits.images > 0)  # where none may be drawn it is a word
+    over = (token == ids.im_end) | stray | (said >= rows.limits.text)
+    after = jnp.where(wants, IMAGE, jnp.where(over, DONE, TEXT))
+    status = jnp.where(speaking, after, rows.status)
+    goes_on, begins = speaking & (status == TEXT), speaking & (status == IMAGE)
+    x = bound.embed(token[:, None])
+    where = jnp.where(goes_on, rows.position, slots)[:, None]
+    hidden, caches = understand(model, params, x, where, rows.caches)
+    logits = bound.text_logits(hidden[:, 0])
+    return rows.replace(
+        caches=caches,
+        position=rows.position + goes_on,
+        status=status,
+        said=said,
+        logits=jnp.where(goes_on[:, None], logits, rows.logits),
+        x=jnp.where(begins[:, None, None], x, rows.x),
+        drawn=jnp.where(begins, 0, rows.drawn),
+    )
+
+
+def draw(model: LatentUM, params: Params, rows: Rows, *, sampling: Sampling) -> Rows:
+    """One visual token for the rows that draw."""
+    drawing, slots = rows.status == IMAGE, rows.caches[0].length
+    at = rows.position + rows.drawn
+    where = jnp.where(drawing, at, slots)
+    keys = fold(rows.keys, at)
+    codes, x, caches = draw_token(model, params, rows.caches, rows.x, where, keys, sampling)
+    image = jnp.where(drawing, rows.images, rows.codes.shape[1])
+    put = rows.codes.at[jnp.arange(len(at)), image, rows.drawn].set(codes, mode="drop")
+    drawn = rows.drawn + drawing
+    whole = drawing & (drawn == rows.codes.shape[2])
+    return rows.replace(
+        caches=caches,
+        codes=put,
+        drawn=drawn,
+        status=jnp.where(whole, RECACHE, rows.status),
+        x=jnp.where(drawing[:, None, None], x, rows.x),
+    )
+
+
+def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds, group: int) -> Rows:
+    """Runs whole images of at most `group` rows through the understanding branch in place."""
+    bound, b, slots = model.bind({"params": params}), len(rows.status), rows.caches[0].length
+    (picked,) = jnp.nonzero(rows.status == RECACHE, size=group, fill_value=b)
+    own = lambda x: x.at[picked].get(mode="clip")  # noqa: E731
+    images = own(rows.codes)[jnp.arange(group), own(rows.images)]
+    frame = bound.embed(jnp.asarray([ids.img, ids.img_end]))
+    ends = jnp.broadcast_to(frame[:, None, None], (2, group, 1, frame.shape[-1]))
+    x = jnp.concatenate([ends[0], bound.show(images), ends[1]], axis=1)
+    where = own(rows.position)[:, None] + jnp.arange(x.shape[1])
+    where = jnp.where((picked < b)[:, None], where, slots)
+    hidden, caches = understand(model, params, x, where, jax.tree.map(own, rows.caches))
+    put = lambda x, new: x.at[picked].set(new, mode="drop")  # noqa: E731
+    recached = put(jnp.zeros(b, bool), True)
+    rows = _append(rows, jnp.full(b, ids.img_end, jnp.int32), recached)
+    after = jnp.where(rows.images + 1 < rows.limits.steps, TEXT, DONE)
+    return rows.replace(
+        caches=jax.tree.map(put, rows.caches, caches),
+        position=rows.position + recached * x.shape[1],
+        status=jnp.where(recached, after, rows.status),
+        said=jnp.where(recached, 0, rows.said),
+        logits=put(rows.logits, bound.text_logits(hidden[:, -1])),
+        images=rows.images + recached,
+    )
+
+
+def _append(rows: Rows, token: Array, where: Bool[Array, "B"]) -> Rows:
+    """Notes a text token for the rows in `where`."""
+    index = jnp.where(where, rows.count, rows.tokens.shape[1])
+    put = rows.tokens.at[jnp.arange(token.shape[0]), index].set(token, mode="drop")
+    return rows.replace(tokens=put, count=rows.count + where)
