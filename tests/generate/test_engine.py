@@ -1,0 +1,158 @@
+"""Continuous batching: requests that take turns get what each would get alone."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from latentum_jax.generate import engine
+from latentum_jax.generate.engine import Done, Drawn, Engine, Said
+from latentum_jax.generate.interleave import interleave
+from latentum_jax.generate.rows import Limits
+from latentum_jax.generate.sampling import Sampling
+from latentum_jax.tokenizer import SpecialIds
+from tests.small import SMALL
+
+WIDTH, ROWS = 6, 2
+MOST = Limits(steps=3, images=2, text=4)
+DRAWN = {"text": Sampling(0.7, 0, 1.0), "codes": Sampling(1.0, 0, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    """Five of different lengths."""
+    lengths = (6, 3, 5, 1, 4)
+    keys = jax.random.split(jax.random.key(3), len(lengths))
+    d = SMALL.language.hidden_size
+    return [np.asarray(jax.random.normal(k, (n, d))) for k, n in zip(keys, lengths, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def ids(small, prompts):
+    """`<img>` is what these prompts say most, so that most of them draw; none says another."""
+    rows = alone(small, prompts, SpecialIds(*[1 << 20] * 6), Limits(1, 0, 4))
+    said = collections.Counter(token for tokens, _ in rows for token in tokens)
+    names = SpecialIds.__dataclass_fields__
+    likely = {"img": said.most_common(1)[0][0], "img_end": 7}
+    return SpecialIds(**{name: likely.get(name, 1 << 20) for name in names})
+
+
+def alone(small, prompts, ids, limits):
+    """What each says and draws by itself, at seeds 0, 1, ..."""
+    found = []
+    for seed, prompt in enumerate(prompts):
+        padded = np.zeros((1, WIDTH, prompt.shape[1]), np.float32)
+        padded[0, : len(prompt)] = prompt
+        rows = interleave(
+            small.model,
+            small.params,
+            jnp.asarray(padded),
+            jnp.asarray([len(prompt)]),
+            jnp.asarray([seed], jnp.uint32),
+            ids=ids,
+            limits=limits,
+            **DRAWN,
+        )
+        tokens = tuple(rows.tokens[0, : int(rows.count[0])].tolist())
+        found.append((tokens, np.asarray(rows.codes[0, : int(rows.images[0])])))
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(small, prompts, ids):
+    found = alone(small, prompts, ids, MOST)
+    assert len({len(codes) for _, codes in found}) > 1  # some draw more than others
+    return found
+
+
+@pytest.fixture
+def server(small, ids):
+    return Engine(small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=MOST, **DRAWN)
+
+
+def test_requests_get_what_each_gets_alone(server, prompts, expected):
+    """Breaks if a row keeps something of the request before, or its neighbours, seed or place in
+    the queue leak into it."""
+    for seed, prompt in enumerate(prompts):
+        assert server.submit(prompt, seed=seed) == seed
+    done = {e.request: e for e in server.events(rounds=3) if isinstance(e, Done)}
+    assert sorted(done) == list(range(len(prompts)))
+    for number, (tokens, codes) in enumerate(expected):
+        assert done[number].tokens == tokens and not done[number].cancelled
+        np.testing.assert_array_equal(done[number].codes, codes)
+
+
+def test_events_tell_everything_once(server, prompts, expected):
+    """Breaks if a caller who follows the events misses a token, or hears one twice."""
+    for seed, prompt in enumerate(prompts[:3]):
+        server.submit(prompt, seed=seed)
+    said, drawn, ended = collections.defaultdict(tuple), collections.defaultdict(list), set()
+    for event in server.events(rounds=3):
+        assert event.request not in ended
+        if isinstance(event, Said):
+            said[event.request] += event.tokens
+        elif isinstance(event, Drawn):
+            assert len(drawn[event.request, event.image]) == event.first
+            drawn[event.request, event.image].extend(event.codes.tolist())
+        else:
+            ended.add(event.request)
+    for number, (tokens, codes) in enumerate(expected[:3]):
+        assert said[number] == tokens
+        images = [drawn[number, i] for i in range(len(codes))]
+        np.testing.assert_array_equal(np.reshape(images, codes.shape), codes)
+
+
+def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch):
+    """Breaks if a freed row, another length or other limits make a new program."""
+    traced = []
+    step, start = engine.step, engine.start
+    monkeypatch.setattr(engine, "step", lambda *a, **k: traced.append("step") or step(*a, **k))
+    monkeypatch.setattr(engine, "start", lambda *a, **k: traced.append("start") or start(*a, **k))
+    settings = {**DRAWN, "text": Sampling(0.71, 0, 1.0)}  # other than above: programs are new
+    server = Engine(
+        small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=MOST, **settings
+    )
+    server.submit(prompts[0])
+    list(server.events())
+    before = len(traced)
+    for prompt in prompts:
+        server.submit(prompt, seed=9, limits=Limits(2, 1, 3))
+    assert sum(isinstance(event, Done) for event in server.events(rounds=5)) == len(prompts)
+    assert len(traced) == before
+
+
+def test_cancelling_one_leaves_the_others_alone(server, prompts, expected):
+    """Breaks if a cancelled row goes on, or takes a neighbour with it."""
+    for seed, prompt in enumerate(prompts):
+        server.submit(prompt, seed=seed)
+    done = {}
+    for event in server.events(rounds=2):
+        if isinstance(event, Done):
+            done[event.request] = event
+        elif event.request == 0:  # which ends by that, as does one that waits
+            server.cancel(0)
+            server.cancel(3)
+    assert [done[i].cancelled for i in range(5)] == [True, False, False, True, False]
+    assert done[3].tokens == () and len(done[3].codes) == 0
+    assert done[0].tokens == expected[0][0][: len(done[0].tokens)]
+    for number in (1, 2, 4):
+        assert done[number].tokens == expected[number][0]
+        np.testing.assert_array_equal(done[number].codes, expected[number][1])
+
+
+def test_what_has_no_room(server, small, ids, prompts, monkeypatch):
+    """One sentence, that says what would fit."""
+    d = SMALL.language.hidden_size
+    with pytest.raises(ValueError, match="the prompt has 7 tokens, this engine takes from 1 to 6"):
+        server.submit(np.zeros((7, d), np.float32))
+    with pytest.raises(ValueError, match="images is 3, this engine has room for 2"):
+        server.submit(prompts[0], limits=Limits(3, 3, 4))
+    with pytest.raises(ValueError, match=r"request 5 is not among those under way, \[\]"):
+        server.cancel(5)
+    # 6 + 3 x 4 + 2 x (4 + 2) = 30 slots; of 2 layers, 2 heads of 8, keys and values in fp32:
+    # 7680 bytes a row.
+    monkeypatch.setattr(engine, "_free_memory", lambda device: 20_000)
+    with pytest.raises(ValueError, match=r"3 rows of 30 tokens need .* 2 rows would fit"):
+        Engine(small.model, small.params, ids=ids, rows=3, width=WIDTH, limits=MOST)
