@@ -223,11 +223,13 @@ def bench(args: argparse.Namespace) -> None:
         not_a_folder(args.json)
     if args.target is not None:
         size, dtype = args.size or "full", args.dtype or "bfloat16"
-        results = aot.compile_for(args.target, args.batch, size=size, dtype=dtype)
+        kinds = {"size": size, "dtype": dtype, "weights": args.weights}
+        results = aot.compile_for(args.target, args.batch, **kinds)
         print(aot.table(results))
     else:
         size = args.size or "tiny"
-        results = timed.bench(size, args.batch, dtype=args.dtype, repeats=args.repeats)
+        kinds = {"dtype": args.dtype, "weights": args.weights}
+        results = timed.bench(size, args.batch, **kinds, repeats=args.repeats)
         print(timed.table(results))
     if args.json is not None:
         write_json(args.json, results)
@@ -237,7 +239,7 @@ def load_model(args: argparse.Namespace) -> Any:
     """The model of `--checkpoint`."""
     from latentum_jax.pretrained import LatentUM
 
-    return LatentUM.from_pretrained(args.checkpoint)
+    return LatentUM.from_pretrained(args.checkpoint, weights=args.weights)
 
 
 def load_decoder(args: argparse.Namespace) -> Any:
@@ -305,6 +307,7 @@ def parser() -> Parser:
     command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
     text = "of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)"
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)
+    _add_weights(command)
     command.add_argument("--repeats", type=positive, default=3, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE")
     command = _add(evals, "frames", eval_frames, checkpoint=True)
@@ -323,7 +326,13 @@ def _add(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -
     if checkpoint:
         text = f"a model folder, a finished workdir or a bundled name (default {DEFAULT})"
         command.add_argument("--checkpoint", default=DEFAULT, help=text)
+        _add_weights(command)
     return command
+
+
+def _add_weights(command: Parser) -> None:
+    text = "hold the weights that decoding reads in 8 bits"
+    command.add_argument("--weights", choices=("int8", "fp8"), help=text)
 
 
 def _add_model_commands(commands: Any) -> None:

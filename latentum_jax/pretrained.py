@@ -56,30 +56,27 @@ class Plan:
 class LatentUM:
     """A model with its tokenizer and its parameters, batched in every call."""
 
-    def __init__(self, folder: ModelFolder, *, dtype: str = "float32"):
+    def __init__(self, folder: ModelFolder, *, dtype: str = "float32", weights: str | None = None):
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
         self.usage = None if folder.usage is None else np.asarray(folder.usage)
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
-        layers = net.unstack_layers(folder.params, lambda x, layer: jnp.asarray(x[layer], dtype))
-        self.params = {
-            part: jax.tree.map(
-                lambda x, d=dtype if part != "quantizer" else "float32": jnp.asarray(x[...], d),
-                values,
-            )
-            for part, values in layers.items()
-        }
+        self.rounded = weights is not None
+        self.params = net.hold(folder.params, dtype, weights)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype: str = "float32") -> "LatentUM":
+    def from_pretrained(
+        cls, path: str | Path, *, dtype: str = "float32", weights: str | None = None
+    ) -> "LatentUM":
         """A model folder (ours, a published LatentUM, an InternVL), a training workdir that has
         finished, or the name of a bundled model; parameters are held and used in `dtype`, but for
-        the quantizer's, which stay in fp32.
+        the quantizer's, which stay in fp32. With `weights` "int8" or "fp8" the kernels of the
+        language model's layers and of the vision head's are held in 8 bits, a scale an output.
 
         Raises ValueError where there is no such model or it is broken.
         """
-        return cls(open_model(find_model(path)), dtype=dtype)
+        return cls(open_model(find_model(path)), dtype=dtype, weights=weights)
 
     def save_pretrained(
         self,
@@ -92,8 +89,10 @@ class LatentUM:
 
         Weights are written in `dtype`, but for the quantizer's, which stay in fp32.
 
-        Raises ValueError where the published layout has no such model.
+        Raises ValueError where the published layout has no such model, or weights are in 8 bits.
         """
+        if self.rounded:
+            raise ValueError("weights in 8 bits are for running, save the model as it was stored")
         if layout not in ("ours", "published"):
             raise ValueError(f"layout is {layout!r}, expected 'ours' or 'published'")
         write = write_folder if layout == "ours" else write_published

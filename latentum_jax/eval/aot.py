@@ -78,9 +78,16 @@ class Lowered:
 
 
 def compile_for(
-    target: str, batches: Sequence[int], *, size: str = "full", dtype: str = "bfloat16"
+    target: str,
+    batches: Sequence[int],
+    *,
+    size: str = "full",
+    dtype: str = "bfloat16",
+    weights: str | None = None,
 ) -> dict[str, Any]:
-    """Compiles every program for one device of a target: {"target", "size", "dtype", "rows"}.
+    """Compiles every program for one device: {"target", "size", "dtype", "weights", "rows"}.
+
+    With `weights` "int8" or "fp8" the kernels that decoding reads are of 8 bits.
 
     A row has `program`, `batch`, `argument_bytes`, `temp_bytes`, `output_bytes`, `cache_bytes`,
     `weight_bytes_per_token` and `floor_bytes_per_token` (of the loop over tokens, None without
@@ -96,14 +103,13 @@ def compile_for(
     rows = []
     with tqdm(desc=target, unit="program") as bar:
         for batch in batches:
-            for program in programs(
-                SIZES[size], DECODERS.get(size), jnp.dtype(dtype), batch, device
-            ):
+            sizes = SIZES[size], DECODERS.get(size)
+            for program in programs(*sizes, jnp.dtype(dtype), batch, device, weights):
                 rows.append({"program": program.name, "batch": batch, **_row(program, target)})
                 bar.update(1)
     for row in rows:
         row["largest_batch"] = largest_batch(row, rows, TARGETS[target].memory)
-    return {"target": target, "size": size, "dtype": dtype, "rows": rows}
+    return {"target": target, "size": size, "dtype": dtype, "weights": weights, "rows": rows}
 
 
 def describe(target: str) -> Any:
@@ -126,7 +132,8 @@ def table(results: Mapping[str, Any]) -> str:
     """The results as a Markdown table."""
     names = ["program", "batch", "arguments", "temporaries", "cache", "weights a token", "floor"]
     lines = [
-        f"{results['size']}, {results['dtype']}, compiled for {results['target']}\n",
+        f"{results['size']}, {results['weights'] or results['dtype']}, "
+        f"compiled for {results['target']}\n",
         f"| {' | '.join(names)} | largest batch | kernels | compiled in |",
         "|---" * (len(names) + 3) + "|",
     ]
@@ -158,10 +165,12 @@ def programs(
     dtype: Dtype,
     batch: int,
     device: Any,
+    weights: str | None = None,
 ) -> Iterator[Lowered]:
     """The programs of text to image with guidance, of an answer, and of encoding and decoding."""
     given = functools.partial(_given, sharding=SingleDeviceSharding(device))
-    params = given(_parameters(expected_shapes(config), dtype, unstack_layers))
+    layout = functools.partial(unstack_layers, weights=weights)
+    params = given(_parameters(expected_shapes(config), dtype, layout))
     model, rows, visual = LatentUM(config, dtype), 2 * batch, config.vision.num_tokens
     ids = dataclasses.replace(SpecialIds(*[NEVER] * 6), img=1, pad=0)
     array = lambda *shape, kind=jnp.int32: given(jax.ShapeDtypeStruct(shape, kind))  # noqa: E731

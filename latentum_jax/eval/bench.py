@@ -70,9 +70,16 @@ class Job:
 
 
 def bench(
-    size: str, batches: Sequence[int], *, dtype: str | None = None, repeats: int = 3
+    size: str,
+    batches: Sequence[int],
+    *,
+    dtype: str | None = None,
+    weights: str | None = None,
+    repeats: int = 3,
 ) -> dict[str, Any]:
-    """Times every path at every batch: {"device", "size", "dtype", "rows"}.
+    """Times every path at every batch: {"device", "size", "dtype", "weights", "rows"}.
+
+    With `weights` "int8" or "fp8" the kernels that decoding reads are of 8 bits.
 
     A row has `path`, `batch`, `seconds` (median of `repeats` rounds after the first),
     `first_seconds` (with compilation), `seconds_per_image`, `images_per_second`,
@@ -87,19 +94,20 @@ def bench(
     dtype = dtype or ("float32" if device.platform == "cpu" else "bfloat16")
     rows = []
     with tqdm(desc="bench", unit="path") as bar:
-        for jobs_at in _parts(size, jnp.dtype(dtype)):
+        for jobs_at in _parts(size, jnp.dtype(dtype), weights):
             for batch in batches:
                 for job in jobs_at(batch):
                     rows.append(_timed(job, batch, repeats) | {"peak_bytes": _peak(device)})
                     bar.update(1)
-    return {"device": device.device_kind, "size": size, "dtype": dtype, "rows": rows}
+    told = {"device": device.device_kind, "size": size, "dtype": dtype, "weights": weights}
+    return {**told, "rows": rows}
 
 
 def table(results: Mapping[str, Any]) -> str:
     """The results as a Markdown table."""
     names = ("path", "batch", "seconds", "seconds_per_image", "tokens_per_second")
     lines = [
-        f"{results['size']}, {results['dtype']}, {results['device']}\n",
+        f"{results['size']}, {results['weights'] or results['dtype']}, {results['device']}\n",
         f"| {' | '.join(name.replace('_', ' ') for name in names)} | peak |",
         "|---" * (len(names) + 1) + "|",
     ]
@@ -141,10 +149,10 @@ def _timed(job: Job, batch: int, repeats: int) -> dict[str, Any]:
     return {"path": job.path, "batch": batch, **values}
 
 
-def _parts(size: str, dtype: Dtype) -> Iterator[Callable[[int], list[Job]]]:
+def _parts(size: str, dtype: Dtype, weights: str | None) -> Iterator[Callable[[int], list[Job]]]:
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
-    params = unstack_layers(random_params(expected_shapes(config), dtype))
+    params = unstack_layers(random_params(expected_shapes(config), dtype), weights=weights)
     yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
     del params
     if size in DECODERS:

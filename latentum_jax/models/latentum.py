@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.internvit import InternViT, Mlp1
-from latentum_jax.models.layers import MLP, Dtype
+from latentum_jax.models.layers import MLP, Dtype, Rounded
 from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.vision_head import VisionHead
@@ -128,12 +128,16 @@ def start_generation_branch(params: Params) -> Params:
 
 
 def unstack_layers(
-    params: Params, read: Callable[[Any, int], Any] = lambda x, layer: x[layer]
+    params: Params, *, dtype: Dtype | None = None, weights: str | None = None
 ) -> Params:
     """Parameters as decoding wants them: of `DECODED` a tuple with one tree a layer.
 
-    `read(x, layer)` takes a layer's weights out of the stack of all.
+    With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`.
     """
+
+    def read(x: Any, layer: int) -> jax.Array | Rounded:
+        value = jnp.asarray(x[layer], dtype)
+        return Rounded.of(value, weights) if weights and value.ndim == 2 else value
 
     def of(part: Params) -> Params:
         own = part["layers"]
@@ -142,6 +146,24 @@ def unstack_layers(
         return {**part, "layers": tuple(layers)}
 
     return {name: of(part) if name in DECODED else part for name, part in params.items()}
+
+
+def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
+    """Stored parameters as they are held for running: `unstack_layers`, and all else in `dtype`
+    but for the quantizer's, which stay in fp32. Read a part at a time."""
+
+    def whole(name: str, values: Params) -> Params:
+        kind = "float32" if name == "quantizer" else dtype
+        return jax.tree.map(lambda x: jnp.asarray(x[...], kind), values)
+
+    unstacked = unstack_layers(
+        {name: {"layers": params[name]["layers"]} for name in DECODED}, dtype=dtype, weights=weights
+    )
+    rest = {
+        name: {key: value for key, value in part.items() if name not in DECODED or key != "layers"}
+        for name, part in params.items()
+    }
+    return {name: {**whole(name, part), **unstacked.get(name, {})} for name, part in rest.items()}
 
 
 def stack_layers(

@@ -6,25 +6,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import traverse_util
+from flax import struct, traverse_util
 from jaxtyping import Array, Float, Int
 
 Dtype = Any
+EIGHT_BITS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Rounded(struct.PyTreeNode):
+    """A kernel [in, out] in 8 bits: `values` x `scale`, which is one fp32 number an output.
+
+    Decoding is bound by the bytes of weights that it reads; activations stay as they are.
+    """
+
+    values: jax.Array
+    scale: jax.Array
+
+    @classmethod
+    def of(cls, kernel: jax.Array, kind: str) -> "Rounded":
+        """The nearest in "int8", or in "fp8" (e4m3), each column scaled to the full range."""
+        if kind not in EIGHT_BITS:
+            raise ValueError(f"weights are {kind!r}, expected one of {sorted(EIGHT_BITS)}")
+        dtype, top = EIGHT_BITS[kind]
+        kernel = kernel.astype(jnp.float32)
+        scale = jnp.maximum(jnp.max(jnp.abs(kernel), axis=0), 1e-30) / top
+        values = kernel / scale
+        return cls((jnp.round(values) if kind == "int8" else values).astype(dtype), scale)
+
+    def dot(self, x: jax.Array) -> jax.Array:
+        """x times the kernel, summed in fp32."""
+        made = jnp.dot(x, self.values.astype(x.dtype), preferred_element_type=jnp.float32)
+        return (made * self.scale).astype(x.dtype)
+
+
+class Dense(nn.Module):
+    """x kernel + bias, where the kernel given may be a `Rounded` one."""
+
+    features: int
+    axes: tuple[str, str]
+    use_bias: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
+        x = x.astype(self.dtype)
+        given = self.variables.get("params", {}).get("kernel")
+        if isinstance(given, Rounded):
+            y = given.dot(x)
+        else:
+            init = nn.with_logical_partitioning(fan_in, self.axes)
+            kernel = self.param("kernel", init, (x.shape[-1], self.features))
+            y = jnp.dot(x, kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+        return y + self.param("bias", init, (self.features,)).astype(self.dtype)
 
 
 def dense(
     features: int, axes: tuple[str, str], *, bias: bool, dtype: Dtype, name: str | None = None
-) -> nn.Dense:
+) -> Dense:
     """A linear map whose kernel [in, out] carries logical axis names for the sharding table."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(fan_in, axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        name=name,
-    )
+    return Dense(features, axes, bias, dtype, name=name)
 
 
 class RMSNorm(nn.Module):

@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.util
 
+import jax.numpy as jnp
 import pytest
 
 from latentum_jax.config import DecoderConfig, LatentUMConfig
 from latentum_jax.eval import aot
+from latentum_jax.eval.hlo import Program
 
 installed = importlib.util.find_spec("libtpu") and importlib.util.find_spec("jax_cuda12_plugin")
 compiles = pytest.mark.skipif(not installed, reason="pip install 'latentum_jax[aot]'")
@@ -65,6 +67,20 @@ def test_the_cache_is_written_in_place(results):
     slots = aot.PADDED + CONFIG.vision.num_tokens
     assert row["cache_bytes"] == 2 * 2 * c.num_layers * 2 * BATCH * slots * c.num_kv_heads * 32
     assert row["output_bytes"] < row["cache_bytes"] / 2
+
+
+@compiles
+def test_8_bits_halve_what_a_visual_token_reads():
+    """Breaks if a kernel in 8 bits is read wider than that, or turned into another before."""
+    device, read = aot.describe("h100"), {}
+    for weights in (None, "int8"):
+        made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, device, weights)
+        (program,) = [program for program in made if program.name == "generate"]
+        text = Program.parse(program.lower().compile().as_text())
+        loop = text.loop(CONFIG.vision.num_tokens)
+        read[weights] = text.invariant_bytes(loop)
+        assert text.copies(loop, CONFIG.language.hidden_size**2 // 2) == []
+    assert read["int8"] < 0.55 * read[None]
 
 
 def test_largest_batch():

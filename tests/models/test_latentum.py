@@ -10,6 +10,7 @@ import pytest
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import (
+    hold,
     init_params,
     matching,
     path_of,
@@ -17,6 +18,7 @@ from latentum_jax.models.latentum import (
     start_generation_branch,
     unstack_layers,
 )
+from latentum_jax.models.layers import Rounded
 from latentum_jax.models.stored import Lazy
 from tests.small import SMALL
 
@@ -95,6 +97,23 @@ def test_stacking_undoes_unstacking(small):
     assert lazy.shape == expected.shape and lazy.stacked
     for index in (0, 1, ..., slice(1, 2)):
         np.testing.assert_array_equal(lazy[index], expected[index])
+
+
+def test_what_is_held(small):
+    """Breaks if a dtype goes astray: bf16, the quantizer in fp32, what decoding reads in int8."""
+    held = hold(small.params, "bfloat16", "int8")
+    layer = held["language"]["layers"][1]
+    assert layer["gen"]["q_proj"]["kernel"].values.dtype == jnp.int8
+    expected = Rounded.of(
+        small.params["language"]["layers"]["gen"]["q_proj"]["kernel"][1].astype(jnp.bfloat16),
+        "int8",
+    )
+    np.testing.assert_array_equal(layer["gen"]["q_proj"]["kernel"].values, expected.values)
+    assert held["head"]["layers"][0]["qkv"]["kernel"].scale.dtype == jnp.float32
+    assert layer["gen"]["q_norm"]["scale"].dtype == jnp.bfloat16
+    assert held["language"]["embed_tokens"].dtype == held["head"]["head"]["kernel"].dtype
+    assert held["language"]["embed_tokens"].dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(held["quantizer"])} == {jnp.dtype("float32")}
 
 
 def test_matching():

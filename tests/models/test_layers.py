@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import traverse_util
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -17,7 +18,15 @@ from transformers.models.qwen3.modeling_qwen3 import (
 from latentum_jax.convert.latentum import TABLE
 from latentum_jax.models.attention import Placement
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.layers import MLP, RMSNorm, rotary_angles, rotate_half, rotate_pairs
+from latentum_jax.models.layers import (
+    MLP,
+    RMSNorm,
+    Rounded,
+    dense,
+    rotary_angles,
+    rotate_half,
+    rotate_pairs,
+)
 from latentum_jax.models.mome import LanguageModel, Stream
 from tests.small import SMALL
 
@@ -122,3 +131,49 @@ def _with_idle_generation_branch(params):
     layers = params["layers"]
     idle = jax.tree.map(lambda x: np.full_like(x, np.nan), layers["und"])
     return {**params, "layers": {**layers, "gen": idle}}
+
+
+def test_dense_is_torchs_linear():
+    """Breaks if the kernel is turned, or the bias lost."""
+    layer = dense(5, ("embed", "mlp"), bias=True, dtype=jnp.float32)
+    linear, x = torch.nn.Linear(3, 5), torch.randn(2, 4, 3)
+    weight, bias = (jnp.asarray(p.detach().numpy()) for p in (linear.weight, linear.bias))
+    got = layer.apply({"params": {"kernel": weight.T, "bias": bias}}, jnp.asarray(x.numpy()))
+    np.testing.assert_allclose(got, linear(x).detach(), atol=1e-6)
+
+
+def test_weights_in_8_bits_by_hand():
+    """int8: the largest of a column becomes 127; 1 of 2 is 63.5, which goes to the even 64. fp8
+    keeps what is a power of two away from the largest, 448."""
+    kernel = jnp.asarray([[2.0, -4.0], [1.0, 0.5]])
+    rounded = Rounded.of(kernel, "int8")
+    np.testing.assert_array_equal(rounded.values, [[127, -127], [64, 16]])
+    np.testing.assert_allclose(rounded.scale, [2 / 127, 4 / 127])
+    x = jnp.asarray([[1.0, 10.0]])
+    expected = [[2 + 10 * 64 * 2 / 127, -4 + 10 * 16 * 4 / 127]]
+    np.testing.assert_allclose(rounded.dot(x), expected, rtol=1e-6)
+    exact = Rounded.of(kernel, "fp8")
+    assert exact.values.dtype == jnp.float8_e4m3fn
+    np.testing.assert_allclose(exact.dot(jnp.eye(2)), kernel, rtol=1e-6)
+    with pytest.raises(ValueError, match="weights are 'int4', expected one of"):
+        Rounded.of(kernel, "int4")
+
+
+@pytest.mark.parametrize("kind, error", [("int8", 0.01), ("fp8", 0.04)])
+def test_a_layer_of_8_bit_weights_is_near_the_other(kind, error):
+    """Breaks if a scale belongs to the wrong output, or a column of zeros divides by nothing.
+
+    Of 64 normal numbers the largest is some 2.5: steps of 2.5/127, off by 1/sqrt(12) of one, are
+    0.6%; of three bits of mantissa, 2.6%. A column of seven outputs may have thrice that.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    kernel = jax.random.normal(keys[0], (64, 48)) * jnp.linspace(0.0, 5.0, 48)
+    x = jax.random.normal(keys[1], (7, 64))
+    layer = dense(48, ("embed", "mlp"), bias=False, dtype=jnp.float32)
+    full, rounded = (
+        layer.apply({"params": {"kernel": k}}, x) for k in (kernel, Rounded.of(kernel, kind))
+    )
+    off = full - rounded
+    assert float(jnp.linalg.norm(off) / jnp.linalg.norm(full)) < error
+    size = jnp.linalg.norm(full, axis=0)
+    assert float(jnp.max(jnp.linalg.norm(off, axis=0) / jnp.where(size > 0, size, 1))) < 3 * error
