@@ -9,14 +9,14 @@ import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from latentum_jax.generate.rows import DONE, Limits, RowLimits, Rows, start, step
+from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, start, step
 from latentum_jax.generate.sampling import GREEDY, Sampling, row_keys, row_seeds
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
@@ -64,7 +64,8 @@ class Request:
 
 
 class Engine:
-    """`rows` rows, each with room for a prompt of `width` tokens and for what `limits` allow."""
+    """`rows` rows, each with room for a prompt of `width` tokens and an answer within `limits`: one
+    of several, where requests differ in kind."""
 
     def __init__(
         self,
@@ -74,17 +75,17 @@ class Engine:
         ids: SpecialIds,
         rows: int,
         width: int,
-        limits: Limits,
+        limits: Sequence[Limits],
         text: Sampling = GREEDY,
         codes: Sampling = GREEDY,
     ):
         """Raises ValueError where the rows do not fit into the memory that is free."""
         self.model, self.params = model, params
-        self.width, self.limits = width, limits
-        self._slots = width + limits.room(model.config.vision.num_tokens)
+        self.width = width
+        self.room = Room.of(width, limits, model.config.vision.num_tokens)
         self._settings = {"ids": ids, "text": text, "codes": codes, "group": max(1, rows // 4)}
-        _check_room(model, rows, self._slots)
-        self._rows = _empty(model, params, rows, limits, self._slots)
+        _check_memory(model, rows, self.room.slots)
+        self._rows = _empty(model, params, rows, self.room)
         self._at: list[Request | None] = [None] * rows
         self._told: dict[int, tuple[int, int]] = {}  # request: tokens, visual tokens told so far
         self._waiting: collections.deque[Request] = collections.deque()
@@ -94,24 +95,24 @@ class Engine:
     def submit(
         self,
         prompt: Float[Array, "T D"] | Float[np.ndarray, "T D"],
+        limits: Limits,
         *,
         seed: int = 0,
-        limits: Limits | None = None,
     ) -> int:
         """Queues an embedded prompt; the number that its events will carry.
 
         Raises ValueError where it is longer, or may go on for longer, than a row has room for.
         """
-        limits = limits or self.limits
         if not 0 < len(prompt) <= self.width:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, this engine takes from 1 to {self.width}"
             )
-        for name in ("steps", "images", "text"):
-            if getattr(limits, name) > getattr(self.limits, name):
+        asked = Room.of(self.width, [limits], self.model.config.vision.num_tokens)
+        for name in ("slots", "tokens", "images"):
+            if getattr(asked, name) > getattr(self.room, name):
                 raise ValueError(
-                    f"{name} is {getattr(limits, name)}, "
-                    f"this engine has room for {getattr(self.limits, name)}"
+                    f"{limits} needs a row of {getattr(asked, name)} {name}, "
+                    f"those of this engine have {getattr(self.room, name)}"
                 )
         row_seeds([seed], 1)  # refuses what is none
         request = Request(self._count, np.asarray(prompt), seed, limits)
@@ -183,7 +184,7 @@ class Engine:
             jnp.asarray([len(request.prompt) for request in requests]),
             row_keys(row_seeds([request.seed for request in requests], group)),
             RowLimits(*limits),
-            most=self.limits,
+            room=self.room,
         )
 
     def _advance(self, rounds: int) -> None:
@@ -221,7 +222,7 @@ class Engine:
         return Done(request.number, tokens, codes, cancelled)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "most"), donate_argnames="rows")
+@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="rows")
 def admit(
     model: LatentUM,
     params: Params,
@@ -232,11 +233,10 @@ def admit(
     keys: jax.Array,
     limits: RowLimits,
     *,
-    most: Limits,
+    room: Room,
 ) -> Rows:
     """Starts prompts in the rows `places`; those of places that do not exist are dropped."""
-    slots = rows.caches[0].length
-    fresh = start(model, params, prompt, lengths, keys, limits, most, slots)
+    fresh = start(model, params, prompt, lengths, keys, limits, room)
     return jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), rows, fresh)
 
 
@@ -269,19 +269,15 @@ def advance(
     return jax.lax.while_loop(go_on, further, (jnp.zeros((), jnp.int32), rows))[1]
 
 
-def _empty(model: LatentUM, params: Params, rows: int, limits: Limits, slots: int) -> Rows:
+def _empty(model: LatentUM, params: Params, rows: int, room: Room) -> Rows:
     """Rows that are all free; nothing is compiled for it."""
-    hidden = model.config.language.hidden_size
-
-    def begin(params: Params) -> Rows:
-        prompt = jnp.zeros((rows, 1, hidden), model.dtype)
-        keys = row_keys(jnp.zeros(rows, jnp.uint32))
-        own = RowLimits.of(limits, rows)
-        return start(model, params, prompt, jnp.ones(rows, jnp.int32), keys, own, limits, slots)
-
-    shapes = jax.eval_shape(begin, params)
+    prompt = jax.ShapeDtypeStruct((rows, 1, model.config.language.hidden_size), model.dtype)
+    numbers = jax.ShapeDtypeStruct((rows,), jnp.int32)
     keys = row_keys(jnp.zeros(rows, jnp.uint32))
-    made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.replace(keys=None))
+    begin = functools.partial(start, model, room=room)
+    own = RowLimits(numbers, numbers, numbers)
+    shapes = jax.eval_shape(begin, params, prompt, numbers, keys, own).replace(keys=None)
+    made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return made.replace(keys=keys, status=jnp.full(rows, DONE, jnp.int32))
 
 
@@ -296,7 +292,7 @@ def _so_far(seen: dict[str, np.ndarray], row: int) -> tuple[tuple[int, ...], np.
     return tuple(tokens.tolist()), seen["codes"][row, : seen["images"][row]].copy()
 
 
-def _check_room(model: LatentUM, rows: int, slots: int) -> None:
+def _check_memory(model: LatentUM, rows: int, slots: int) -> None:
     """ValueError, which says what would fit, where the caches of so many rows do not."""
     c = model.config.language
     a_row = 2 * c.num_layers * slots * c.num_kv_heads * c.head_dim * jnp.dtype(model.dtype).itemsize

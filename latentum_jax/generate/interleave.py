@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from latentum_jax.generate.rows import DONE, Limits, RowLimits, Rows, start, step
+from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, start, step
 from latentum_jax.generate.sampling import Sampling, row_keys
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
@@ -34,9 +34,9 @@ def interleave(
     `<img>`, or at an `<img>` beyond `limits.images`.
     """
     b, t, _ = prompt.shape
-    slots = t + limits.room(model.config.vision.num_tokens)
+    room = Room.of(t, [limits], model.config.vision.num_tokens)
     own = RowLimits.of(limits, b)
-    rows = start(model, params, prompt, lengths, row_keys(seeds), own, limits, slots)
+    rows = start(model, params, prompt, lengths, row_keys(seeds), own, room)
     settings = {"ids": ids, "text": text, "codes": codes, "group": b}
     go_on = lambda rows: step(model, params, rows, **settings)  # noqa: E731
     return jax.lax.while_loop(lambda rows: jnp.any(rows.status != DONE), go_on, rows)

@@ -10,7 +10,7 @@ dropped, so that a row says and draws the same whatever its neighbours do.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,25 @@ class Limits:
     def tokens(self) -> int:
         """Text tokens that an answer can have, `<img>` and `</img>` among them."""
         return self.steps * self.text + self.images
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What a row can hold: `slots` of its cache, `tokens` of text, `images` drawn."""
+
+    slots: int
+    tokens: int
+    images: int
+
+    @classmethod
+    def of(cls, width: int, limits: Sequence[Limits], num_tokens: int) -> "Room":
+        """Enough for a prompt of `width` tokens and an answer within any of these limits, where an
+        image has `num_tokens` visual tokens."""
+        return cls(
+            width + max(own.room(num_tokens) for own in limits),
+            max(own.tokens for own in limits),
+            max(own.images for own in limits),
+        )
 
 
 class RowLimits(struct.PyTreeNode):
@@ -86,18 +105,14 @@ def start(
     lengths: Int[Array, "B"],
     keys: jax.Array,
     limits: RowLimits,
-    most: Limits,
-    slots: int,
+    room: Room,
 ) -> Rows:
-    """Rows about to speak behind embedded prompts, padded on the right, in caches of `slots` slots.
-
-    There is room for as much as `most` allows.
-    """
+    """Rows about to speak behind embedded prompts, padded on the right."""
     b, t, d = prompt.shape
     vision, count = model.config.vision, model.config.quantizer.num_codebooks
-    caches = empty_caches(model.config.language, b, slots, model.dtype)
+    caches = empty_caches(model.config.language, b, room.slots, model.dtype)
     places = jnp.arange(t)[None]
-    where = jnp.where(places < lengths[:, None], places, slots)
+    where = jnp.where(places < lengths[:, None], places, room.slots)
     hidden, caches = understand(model, params, prompt, where, caches)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     zero = jnp.zeros(b, jnp.int32)
@@ -109,11 +124,11 @@ def start(
         status=zero + TEXT,
         logits=model.bind({"params": params}).text_logits(last),
         said=zero,
-        tokens=jnp.zeros((b, most.tokens), jnp.int32),
+        tokens=jnp.zeros((b, room.tokens), jnp.int32),
         count=zero,
         x=jnp.zeros((b, 1, d), model.dtype),
         drawn=zero,
-        codes=jnp.zeros((b, most.images, vision.num_tokens, count), jnp.int32),
+        codes=jnp.zeros((b, room.images, vision.num_tokens, count), jnp.int32),
         images=zero,
     )
 

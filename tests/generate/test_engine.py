@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latentum_jax.eval.hlo import Program
 from latentum_jax.generate import engine
 from latentum_jax.generate.engine import Done, Drawn, Engine, Said
 from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.rows import Limits
 from latentum_jax.generate.sampling import Sampling
+from latentum_jax.models.latentum import unstack_layers
 from latentum_jax.tokenizer import SpecialIds
 from tests.small import SMALL
 
@@ -69,14 +71,15 @@ def expected(small, prompts, ids):
 
 @pytest.fixture
 def server(small, ids):
-    return Engine(small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=MOST, **DRAWN)
+    params = unstack_layers(small.params)
+    return Engine(small.model, params, ids=ids, rows=ROWS, width=WIDTH, limits=[MOST], **DRAWN)
 
 
 def test_requests_get_what_each_gets_alone(server, prompts, expected):
     """Breaks if a row keeps something of the request before, or its neighbours, seed or place in
     the queue leak into it."""
     for seed, prompt in enumerate(prompts):
-        assert server.submit(prompt, seed=seed) == seed
+        assert server.submit(prompt, MOST, seed=seed) == seed
     done = {e.request: e for e in server.events(rounds=3) if isinstance(e, Done)}
     assert sorted(done) == list(range(len(prompts)))
     for number, (tokens, codes) in enumerate(expected):
@@ -87,7 +90,7 @@ def test_requests_get_what_each_gets_alone(server, prompts, expected):
 def test_events_tell_everything_once(server, prompts, expected):
     """Breaks if a caller who follows the events misses a token, or hears one twice."""
     for seed, prompt in enumerate(prompts[:3]):
-        server.submit(prompt, seed=seed)
+        server.submit(prompt, MOST, seed=seed)
     said, drawn, ended = collections.defaultdict(tuple), collections.defaultdict(list), set()
     for event in server.events(rounds=3):
         assert event.request not in ended
@@ -112,21 +115,35 @@ def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch
     monkeypatch.setattr(engine, "start", lambda *a, **k: traced.append("start") or start(*a, **k))
     settings = {**DRAWN, "text": Sampling(0.71, 0, 1.0)}  # other than above: programs are new
     server = Engine(
-        small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=MOST, **settings
+        small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=[MOST], **settings
     )
-    server.submit(prompts[0])
+    server.submit(prompts[0], MOST)
     list(server.events())
     before = len(traced)
     for prompt in prompts:
-        server.submit(prompt, seed=9, limits=Limits(2, 1, 3))
+        server.submit(prompt, Limits(2, 1, 3), seed=9)
     assert sum(isinstance(event, Done) for event in server.events(rounds=5)) == len(prompts)
     assert len(traced) == before
+
+
+def test_no_cache_is_copied(server, ids):
+    """Breaks if a step copies the caches that it should write in place: those of rows that wait
+    while others draw, speak or are recached."""
+    settings = {**DRAWN, "ids": ids, "group": 1}
+    lowered = engine.advance.lower(server.model, server.params, server._rows, 8, 0, **settings)
+    compiled = lowered.compile()
+    program = Program.parse(compiled.as_text())
+    layer = server._rows.caches[0].k.nbytes
+    assert len(program.loops()) >= 5  # rounds; words, images and their codes; recaching
+    assert [copy for loop in program.loops() for copy in program.copies(loop, layer)] == []
+    caches = sum(x.nbytes for x in jax.tree.leaves(server._rows.caches))
+    assert compiled.memory_analysis().alias_size_in_bytes > caches
 
 
 def test_cancelling_one_leaves_the_others_alone(server, prompts, expected):
     """Breaks if a cancelled row goes on, or takes a neighbour with it."""
     for seed, prompt in enumerate(prompts):
-        server.submit(prompt, seed=seed)
+        server.submit(prompt, MOST, seed=seed)
     done = {}
     for event in server.events(rounds=2):
         if isinstance(event, Done):
@@ -146,13 +163,15 @@ def test_what_has_no_room(server, small, ids, prompts, monkeypatch):
     """One sentence, that says what would fit."""
     d = SMALL.language.hidden_size
     with pytest.raises(ValueError, match="the prompt has 7 tokens, this engine takes from 1 to 6"):
-        server.submit(np.zeros((7, d), np.float32))
-    with pytest.raises(ValueError, match="images is 3, this engine has room for 2"):
-        server.submit(prompts[0], limits=Limits(3, 3, 4))
+        server.submit(np.zeros((7, d), np.float32), MOST)
+    with pytest.raises(ValueError, match="needs a row of 36 slots, those of this engine have 30"):
+        server.submit(prompts[0], Limits(3, 3, 4))
+    with pytest.raises(ValueError, match="needs a row of 18 tokens, those of this engine have 14"):
+        server.submit(prompts[0], Limits(1, 0, 18))
     with pytest.raises(ValueError, match=r"request 5 is not among those under way, \[\]"):
         server.cancel(5)
     # 6 + 3 x 4 + 2 x (4 + 2) = 30 slots; of 2 layers, 2 heads of 8, keys and values in fp32:
     # 7680 bytes a row.
     monkeypatch.setattr(engine, "_free_memory", lambda device: 20_000)
     with pytest.raises(ValueError, match=r"3 rows of 30 tokens need .* 2 rows would fit"):
-        Engine(small.model, small.params, ids=ids, rows=3, width=WIDTH, limits=MOST)
+        Engine(small.model, small.params, ids=ids, rows=3, width=WIDTH, limits=[MOST])
