@@ -1,28 +1,23 @@
 """`latentum`: every command of the library. Nothing heavy is imported before a command needs it."""
 
 import argparse
-import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from latentum_jax.arguments import Parser, counts, levels, number, positive, whole_number
+from latentum_jax.programs import keep_programs
 
 DEFAULT = "frozenlake-tiny"
 EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, without the usage."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> None:
-        raise ValueError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 2 after a problem told on stderr, 130."""
+    if argv is None:
+        keep_programs()
     try:
         args, rest = parser().parse_known_args(argv)
         if args.run is train:
@@ -235,6 +230,28 @@ def bench(args: argparse.Namespace) -> None:
         write_json(args.json, results)
 
 
+def compile_programs(args: argparse.Namespace) -> None:
+    """Runs every path once on empty input, so that later runs find its programs on disk."""
+    import numpy as np
+
+    from latentum_jax.programs import kept_in
+
+    model = load_model(args)
+    blank = np.zeros((64, 64, 3), np.uint8)
+    for batch in args.batch:
+        pictures = [blank] * batch
+        paths = {
+            "answer": lambda p=pictures: model.answer(p, args.question),
+            "generate": lambda b=batch: model.generate([args.question] * b, guidance=args.guidance),
+            "plan": lambda p=pictures: model.plan(p) if model.chat.fine_prompt else None,
+        }
+        for name, run in paths.items():
+            began = time.perf_counter()
+            run()
+            print(f"{name}, batch {batch}: {time.perf_counter() - began:.1f} s")
+    print(f"programs in {kept_in() or 'memory alone: JAX_COMPILATION_CACHE_DIR is empty'}")
+
+
 def load_model(args: argparse.Namespace) -> Any:
     """The model of `--checkpoint`."""
     from latentum_jax.pretrained import LatentUM
@@ -297,6 +314,11 @@ def parser() -> Parser:
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
     _add_convert(commands)
+    command = _add(commands, "compile", compile_programs, checkpoint=True)
+    command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
+    command.add_argument("--guidance", type=number, default=3.0, help="of generate")
+    text = "as long as those to come: programs are for prompts of up to 32, 64, ... tokens"
+    command.add_argument("--question", default="Describe the image.", help=text)
     command = _add(commands, "bench", bench)
     text = (
         "compile for this device, which need not be here (h100, v5e, v5p, v6e), instead of timing"
@@ -405,41 +427,6 @@ def _add_mazes(command: Parser, num: int = 100) -> Any:
     command.add_argument("--seed", type=whole_number, default=0)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     return group
-
-
-def number(text: str) -> float:
-    """A finite number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
-def whole_number(text: str) -> int:
-    """A whole number that a seed may be: from 0, below 2^32."""
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if whole_number(text) < 1:
-        raise argparse.ArgumentTypeError("expected at least 1, got 0")
-    return int(text)
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """ "1,4" as (1, 4)."""
-    return tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
-
-
-def levels(text: str) -> tuple[int, ...]:
-    """ "3,4" as (3, 4)."""
-    found = tuple(part.strip() for part in text.split(","))
-    if odd := [part for part in found if part not in "345678" or len(part) != 1]:
-        raise argparse.ArgumentTypeError(f"levels are 3 to 8, separated by commas, got {odd[0]!r}")
-    return tuple(dict.fromkeys(int(part) for part in found))
 
 
 if __name__ == "__main__":

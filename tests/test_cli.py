@@ -252,6 +252,14 @@ def test_convert(tmp_path, model, capsys):
     assert told[0] == told[1]
 
 
+def test_compile(model, capsys):
+    """Breaks if a path is left out, so that its first caller waits, or 8 bits fit no program."""
+    command = ["compile", "--checkpoint", str(model), "--batch", "2", "--weights", "int8"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert all(f"{name}, batch 2: " in said for name in ("answer", "generate", "plan"))
+
+
 def test_answer_and_plan(maze, model, capsys):
     """A command would fail though everything it is given is right."""
     said = []

@@ -1,0 +1,50 @@
+"""What may stand on the command line."""
+
+import argparse
+import math
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """A whole number that a seed may be: from 0, below 2^32."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if whole_number(text) < 1:
+        raise argparse.ArgumentTypeError("expected at least 1, got 0")
+    return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """ "1,4" as (1, 4)."""
+    return tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
+
+
+def levels(text: str) -> tuple[int, ...]:
+    """ "3,4" as (3, 4)."""
+    found = tuple(part.strip() for part in text.split(","))
+    if odd := [part for part in found if part not in "345678" or len(part) != 1]:
+        raise argparse.ArgumentTypeError(f"levels are 3 to 8, separated by commas, got {odd[0]!r}")
+    return tuple(dict.fromkeys(int(part) for part in found))
