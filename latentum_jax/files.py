@@ -20,6 +20,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         yield unfinished
+        _settle(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -34,12 +35,21 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                _settle(file)
         if path.exists():
             os.replace(path, old)
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _settle(file: Path) -> None:
+    """Waits until a file is on the disk: a name that is there sooner may outlive a crash alone."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
