@@ -24,8 +24,9 @@ def get_config() -> ConfigDict:
         },
         "mbaq": {
             "stage": "mbaq",
-            "steps": 400,
-            "optimizer": {"learning_rate": 2e-3, "warmup": 50},
+            "steps": 900,
+            "ema": 0.0,  # codes move when dead ones restart: an average of them is of no use
+            "optimizer": {"learning_rate": 1e-2, "warmup": 50},
             "data": {"buckets": (bucket("questions", 1.0, 32, 180),)},
         },
         "mome": {

@@ -107,9 +107,9 @@ class QuantizerConfig:
 
     @classmethod
     def tiny(cls) -> "QuantizerConfig":
-        """Two codebooks of 64 codes."""
+        """Two codebooks of 16 codes."""
         return cls(
-            num_codebooks=2, codebook_size=64, embedding_dim=32, mlp_ratio=1, usage_decay=0.9
+            num_codebooks=2, codebook_size=16, embedding_dim=32, mlp_ratio=1, usage_decay=0.9
         )
 
 
