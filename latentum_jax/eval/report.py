@@ -170,8 +170,9 @@ def page(shown: Shown, metrics: dict[str, Any]) -> str:
     """The page as one HTML text that refers to nothing outside it."""
     fine = [_walk(walk) for walk in shown.walks if walk.mode == "fine"]
     coarse = [_walk(walk) for walk in shown.walks if walk.mode == "coarse"]
+    framed = FRAMED if any(walk.imagined for walk in shown.walks) else ""
     sections = [
-        _section("Solving a maze step by step", FINE, fine),
+        _section("Solving a maze step by step", FINE.format(framed=framed), fine),
         _section("Solving a maze with one imagined plan", COARSE, coarse),
         _section("Answering questions about a picture", QUESTIONS, [_questions(shown)]),
         _section("Drawing from words", DRAWING, [_drawing(shown)]),
@@ -298,11 +299,11 @@ def _badge(ok: bool, yes: str, no: str) -> str:
 FINE = (
     "Shown the first picture alone, the model says a move, imagines the state after it as a latent "
     "image, looks at what it imagined, and says the next. It is never shown another picture: the "
-    "upper ones below are the simulator's, of the moves it made. Framed under them are the latent "
-    "images, drawn by the pixel decoder for you alone. Then comes the model's description of its "
-    "own latent image, read from the codes with no pixels in between, and whether the player is in "
-    "that cell. All mazes on this page were held out from training."
+    "ones below are the simulator's, of the moves it made.{framed} Under them comes the model's "
+    "description of its own latent image, read from the codes with no pixels in between, and "
+    "whether the player is in that cell. All mazes on this page were held out from training."
 )
+FRAMED = " Framed are the latent images, drawn by the pixel decoder for you alone."
 COARSE = (
     "The model describes the maze, imagines one picture of the whole walk, and lists the moves. ▦ "
     "stands for the latent image."

@@ -45,6 +45,7 @@ def test_imagined_pictures_stand_with_their_step(tmp_path):
     model = FakeModel([*starts, advance(starts[2], shortest_path(starts[2].maze)[0])])
     shown = report.gather(model, 0, FakeDecoder(model))
     text = report.write_page(shown, tmp_path, tmp_path / "metrics.json").read_text()
+    assert report.FRAMED in text
     images = (
         sum(len(walk.moves) for walk in shown.walks[:-1]) + 2
     )  # of the coarse plan, the drawing
@@ -59,6 +60,7 @@ def test_imagined_pictures_stand_with_their_step(tmp_path):
 def test_page_shows_every_step(shown):
     """A step, its picture, its description or its verdict would be missing."""
     text = report.page(shown, {})
+    assert report.FRAMED not in text  # there is no decoder to draw what would be framed
     pictures = sum(len(walk.moves) + 1 for walk in shown.walks[:-1]) + 2  # coarse: start and end
     assert text.count("<figure>") == pictures + 2  # of the questions and of the drawing
     for walk in shown.walks[:-1]:
