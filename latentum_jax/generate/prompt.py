@@ -1,4 +1,5 @@
-"""Prompts with pictures: `<image>` in a text becomes slots, and slots become embeddings."""
+"""Prompts with pictures: `<image>` in a text becomes slots, slots become embeddings of images, seen
+or latent."""
 
 import functools
 from collections.abc import Sequence

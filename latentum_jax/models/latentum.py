@@ -127,23 +127,14 @@ def start_generation_branch(params: Params) -> Params:
     return {**params, "language": language, "visual_projector": projector}
 
 
-def unstack_layers(
-    params: Params, *, dtype: Dtype | None = None, weights: str | None = None
-) -> Params:
+def unstack_layers(params: Params, *, weights: str | None = None) -> Params:
     """Parameters as decoding wants them: of `DECODED` a tuple with one tree a layer.
 
     With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`.
     """
 
-    def read(x: Any, layer: int) -> jax.Array | Rounded:
-        value = jnp.asarray(x[layer], dtype)
-        return Rounded.of(value, weights) if weights and value.ndim == 2 else value
-
     def of(part: Params) -> Params:
-        own = part["layers"]
-        count = jax.tree.leaves(own)[0].shape[0]
-        layers = (jax.tree.map(lambda x, i=i: read(x, i), own) for i in range(count))
-        return {**part, "layers": tuple(layers)}
+        return {**part, "layers": _one_by_one(part["layers"], None, weights)}
 
     return {name: of(part) if name in DECODED else part for name, part in params.items()}
 
@@ -152,23 +143,26 @@ def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
     """Stored parameters as they are held for running: `unstack_layers`, and all else in `dtype`
     but for the quantizer's, which stay in fp32. Read a part at a time."""
 
-    def whole(name: str, values: Params) -> Params:
-        kind = "float32" if name == "quantizer" else dtype
-        return jax.tree.map(lambda x: jnp.asarray(x[...], kind), values)
+    def of(name: str, part: Params) -> Params:
+        part, kind = dict(part), "float32" if name == "quantizer" else dtype
+        layers = (
+            {"layers": _one_by_one(part.pop("layers"), dtype, weights)} if name in DECODED else {}
+        )
+        return {**jax.tree.map(lambda x: jnp.asarray(x[...], kind), part), **layers}
 
-    unstacked = unstack_layers(
-        {name: {"layers": params[name]["layers"]} for name in DECODED}, dtype=dtype, weights=weights
-    )
-    rest = {
-        name: {key: value for key, value in part.items() if name not in DECODED or key != "layers"}
-        for name, part in params.items()
-    }
-    return {name: {**whole(name, part), **unstacked.get(name, {})} for name, part in rest.items()}
+    return {name: of(name, part) for name, part in params.items()}
 
 
-def stack_layers(
-    params: Params, join: Callable[[Sequence[Any]], Any] = lambda parts: jnp.stack(parts)
-) -> Params:
+def _one_by_one(stack: Params, dtype: str | None, weights: str | None) -> tuple[Params, ...]:
+    def read(x: Any, layer: int) -> jax.Array | Rounded:
+        value = jnp.asarray(x[layer], dtype)
+        return Rounded.of(value, weights) if weights and value.ndim == 2 else value
+
+    count = jax.tree.leaves(stack)[0].shape[0]
+    return tuple(jax.tree.map(lambda x, i=i: read(x, i), stack) for i in range(count))
+
+
+def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stack) -> Params:
     """The way back: parameters as they are trained and stored."""
 
     def of(part: Params) -> Params:
