@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -76,11 +77,31 @@ def test_8_bits_halve_what_a_visual_token_reads():
     for weights in (None, "int8"):
         made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, device, weights)
         (program,) = [program for program in made if program.name == "generate"]
-        text = Program.parse(program.lower().compile().as_text())
+        text = Program.parse(program.compile().as_text())
         loop = text.loop(CONFIG.vision.num_tokens)
         read[weights] = text.invariant_bytes(loop)
         assert text.copies(loop, CONFIG.language.hidden_size**2 // 2) == []
     assert read["int8"] < 0.55 * read[None]
+
+
+@compiles
+def test_it_compiles_again_without_a_word(tmp_path, recwarn):
+    """Breaks if a program for a device that is not here is kept on disk, where the next run would
+    take it for a damaged one."""
+    made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, aot.describe("v5e"))
+    encode = next(iter(made))
+    folder, seconds = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in (folder, seconds)}
+    try:
+        jax.config.update(folder, str(tmp_path))
+        jax.config.update(seconds, 0.0)
+        encode.compile()
+        encode.compile()
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert list(tmp_path.iterdir()) == []
+    assert not [w for w in recwarn if "persistent compilation cache" in str(w.message)]
 
 
 def test_largest_batch():
