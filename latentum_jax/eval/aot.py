@@ -18,7 +18,7 @@ from tqdm import tqdm
 from latentum_jax.config import DecoderConfig, LatentUMConfig
 from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
-from latentum_jax.eval.bench import ANSWER, DECODERS, GUIDANCE, NEVER, PADDED, SIZES, STEPS
+from latentum_jax.eval.bench import ANSWER, DECODERS, GUIDANCE, NEVER, PADDED, PLAN, SIZES, STEPS
 from latentum_jax.eval.hlo import Program
 from latentum_jax.generate.image import draw, prefill
 from latentum_jax.generate.interleave import interleave
@@ -180,7 +180,8 @@ def programs(
     device: Any,
     weights: str | None = None,
 ) -> Iterator[Lowered]:
-    """The programs of text to image with guidance, of an answer, and of encoding and decoding."""
+    """The programs of text to image with guidance, of an answer, of a plan, and of encoding and
+    decoding."""
     given = functools.partial(_given, sharding=SingleDeviceSharding(device))
     layout = functools.partial(unstack_layers, weights=weights)
     params = given(_parameters(expected_shapes(config), dtype, layout))
@@ -210,11 +211,11 @@ def programs(
         _visual_token(params, config),
     )
     question = array(batch, visual + PADDED, config.language.hidden_size, kind=dtype)
-    limits = Limits(steps=1, images=0, text=ANSWER)
-    said = {"ids": ids, "limits": limits, "text": GREEDY, "codes": GREEDY}
-    yield Lowered(
-        "answer", lambda: interleave.lower(model, params, question, lengths, seeds, **said)
-    )
+    reason = functools.partial(interleave.lower, model, params, question, lengths, seeds, ids=ids)
+    words = functools.partial(reason, text=GREEDY, codes=GREEDY)
+    answer = Limits(steps=1, images=0, text=ANSWER)
+    yield Lowered("answer", functools.partial(words, limits=answer))
+    yield Lowered("plan", functools.partial(words, limits=PLAN))
     if decoder is not None:
         yield _decode(decoder, dtype, batch, visual, given)
 

@@ -26,7 +26,7 @@ from latentum_jax.decoder import pixel_decoder
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.prompt import encode_images
-from latentum_jax.generate.rows import Limits
+from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import LatentUM, Params, unstack_layers
@@ -51,6 +51,7 @@ SIZES = {"tiny": LatentUMConfig.tiny(), "small": SMALL, "full": LatentUMConfig()
 DECODERS = {"tiny": DecoderConfig.tiny(), "full": DecoderConfig()}
 PROMPT, PADDED = 12, 32  # tokens of a prompt, and of the room it lies in
 ANSWER = 64  # tokens
+PLAN = Limits(steps=4, images=4, text=1)  # a word, which is `<img>`, and an image, four times
 GUIDANCE = 3.0
 STEPS = 25  # of the pixel decoder
 NEVER = 1 << 30  # id of a token that no model says, so that nothing ends early
@@ -187,25 +188,33 @@ def _model_jobs(model: LatentUM, params: Params, batch: int) -> list[Job]:
             guidance=GUIDANCE,
         )
 
+    def reason(seed: int, params: Params, ids: SpecialIds, limits: Limits) -> Rows:
+        lengths = jnp.full(batch, visual + PROMPT)
+        settings = {"ids": ids, "limits": limits, "text": GREEDY, "codes": GREEDY}
+        return interleave(model, params, question, lengths, _seeds(seed, batch), **settings)
+
     def answer(seed: int) -> jax.Array:
-        rows = interleave(
-            model,
-            params,
-            question,
-            jnp.full(batch, visual + PROMPT),
-            _seeds(seed, batch),
-            ids=ids,
-            limits=Limits(steps=1, images=0, text=ANSWER),
-            text=GREEDY,
-            codes=GREEDY,
-        )
-        return rows.tokens
+        return reason(seed, params, ids, Limits(steps=1, images=0, text=ANSWER)).tokens
+
+    drawing = _img_alone(params)
+
+    def plan(seed: int) -> jax.Array:
+        return reason(seed, drawing, dataclasses.replace(ids, img=0), PLAN).codes
 
     return [
         Job("encode", encode, batch, 0),
         Job("generate", draw, batch, batch * visual),
         Job("answer", answer, batch, batch * ANSWER),
+        Job("plan", plan, batch * PLAN.images, batch * PLAN.images * visual),
     ]
+
+
+def _img_alone(params: Params) -> Params:
+    """Of a model to which all words are equally likely: it says the first, greedily."""
+    language = dict(params["language"])
+    name = "lm_head" if "lm_head" in language else "embed_tokens"
+    language[name] = jnp.zeros_like(language[name])
+    return {**params, "language": language}
 
 
 def _seeds(seed: int, batch: int) -> jax.Array:

@@ -83,7 +83,8 @@ class Engine:
         self.model, self.params = model, params
         self.width = width
         self.room = Room.of(width, limits, model.config.vision.num_tokens)
-        self._settings = {"ids": ids, "text": text, "codes": codes, "group": max(1, rows // 4)}
+        self._settings = {"ids": ids, "text": text, "codes": codes}
+        self._group = max(1, rows // 4)  # requests that one call admits
         _check_memory(model, rows, self.room.slots)
         self._rows = _empty(model, params, rows, self.room)
         self._at: list[Request | None] = [None] * rows
@@ -128,7 +129,7 @@ class Engine:
         self._cancelled.add(request)
 
     def events(self, rounds: int = 16) -> Iterator[Event]:
-        """What happens until nothing is left to do, looked up every `rounds` tokens or sooner."""
+        """What happens until nothing is left to do, looked up every `rounds` steps or sooner."""
         while self._waiting or any(self._at):
             yield from self._drop_cancelled()
             self._admit()
@@ -155,7 +156,7 @@ class Engine:
         """Gives free rows to those that wait, in one call for as many as there are rows for."""
         free = [row for row, request in enumerate(self._at) if request is None]
         taken = [(row, self._waiting.popleft()) for row in free[: len(self._waiting)]]
-        group = self._settings["group"]
+        group = self._group
         for begin in range(0, len(taken), group):
             some = taken[begin : begin + group]
             for row, request in some:
@@ -241,7 +242,7 @@ def admit(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "ids", "text", "codes", "group"), donate_argnames="rows"
+    jax.jit, static_argnames=("model", "ids", "text", "codes"), donate_argnames="rows"
 )
 def advance(
     model: LatentUM,
@@ -253,10 +254,8 @@ def advance(
     ids: SpecialIds,
     text: Sampling,
     codes: Sampling,
-    group: int,
 ) -> Rows:
-    """Takes all rows `rounds` tokens further, or until no more than `leave` are under way."""
-    settings = {"ids": ids, "text": text, "codes": codes, "group": group}
+    """Takes the rows `rounds` steps further, or until no more than `leave` are under way."""
 
     def go_on(carry: tuple[Array, Rows]) -> Array:
         done, rows = carry
@@ -264,7 +263,7 @@ def advance(
 
     def further(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
         done, rows = carry
-        return done + 1, step(model, params, rows, **settings)
+        return done + 1, step(model, params, rows, ids=ids, text=text, codes=codes)
 
     return jax.lax.while_loop(go_on, further, (jnp.zeros((), jnp.int32), rows))[1]
 

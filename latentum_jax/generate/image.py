@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
 from latentum_jax.generate.sampling import Sampling, fold, row_keys, sample
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Caches, Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds

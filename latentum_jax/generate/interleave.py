@@ -37,6 +37,5 @@ def interleave(
     room = Room.of(t, [limits], model.config.vision.num_tokens)
     own = RowLimits.of(limits, b)
     rows = start(model, params, prompt, lengths, row_keys(seeds), own, room)
-    settings = {"ids": ids, "text": text, "codes": codes, "group": b}
-    go_on = lambda rows: step(model, params, rows, **settings)  # noqa: E731
+    go_on = lambda rows: step(model, params, rows, ids=ids, text=text, codes=codes)  # noqa: E731
     return jax.lax.while_loop(lambda rows: jnp.any(rows.status != DONE), go_on, rows)

@@ -5,7 +5,8 @@ visual tokens into the cache; these are overwritten, in the same slots, by `<img
 as visual_projector(z_q) and `</img>` run through the understanding branch (recache); text goes on.
 
 Each step serves those rows of a batch that are where it applies. What is computed for the others is
-dropped, so that a row says and draws the same whatever its neighbours do.
+dropped, so that a row says and draws the same whatever its neighbours do. That would be a waste if
+few were served: most rows go first, the others wait for company, though not for long.
 """
 
 import dataclasses
@@ -19,12 +20,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from latentum_jax.generate.image import draw_token
 from latentum_jax.generate.sampling import Sampling, fold, sample
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Caches, Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds
 
 TEXT, IMAGE, RECACHE, DONE = 0, 1, 2, 3
+PATIENCE = 8  # steps that a row waits at most while others go on
+RECACHED = 256  # tokens to recache at once: enough that weights are read for many of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Rows(struct.PyTreeNode):
     drawn: jax.Array  # [B] visual tokens of the image that is being drawn
     codes: jax.Array  # [B J L C] images drawn
     images: jax.Array  # [B] how many of them
+    waited: jax.Array  # [B] steps since the row went on
 
 
 def start(
@@ -130,6 +134,7 @@ def start(
         drawn=zero,
         codes=jnp.zeros((b, room.images, vision.num_tokens, count), jnp.int32),
         images=zero,
+        waited=zero,
     )
 
 
@@ -141,18 +146,31 @@ def step(
     ids: SpecialIds,
     text: Sampling,
     codes: Sampling,
-    group: int,
 ) -> Rows:
-    """A text token for every row that speaks, a visual token for every row that draws; rows whose
-    image is whole are recached, at most `group` at once."""
+    """A text token for every row that speaks or a visual token for every row that draws, whichever
+    are more, or both where the fewer have waited long. Rows whose image is whole are recached."""
     speak = functools.partial(say, model, params, ids=ids, sampling=text)
     if rows.codes.shape[1] == 0:
         return speak(rows)
-    rows = when(jnp.any(rows.status == TEXT), speak, rows)
+    rows = rows.replace(waited=rows.waited + 1)
     drawing = functools.partial(draw, model, params, sampling=codes)
-    rows = when(jnp.any(rows.status == IMAGE), drawing, rows)
-    again = functools.partial(recache, model, params, ids=ids, group=group)
+    say_now, draw_now = served(rows.status, rows.waited)
+    rows = when(draw_now, drawing, when(say_now, speak, rows))
+    again = functools.partial(recache, model, params, ids=ids)
     return jax.lax.while_loop(lambda rows: jnp.any(rows.status == RECACHE), again, rows)
+
+
+def served(
+    status: Int[Array, "B"], waited: Int[Array, "B"]
+) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether those that speak, and those that draw, go on in this step."""
+    speak, draw = status == TEXT, status == IMAGE
+    most_speak = jnp.sum(speak) >= jnp.sum(draw)
+    late = waited > PATIENCE
+    return (
+        jnp.any(speak) & (most_speak | jnp.any(speak & late)),
+        jnp.any(draw) & (~most_speak | jnp.any(draw & late)),
+    )
 
 
 def when(wanted: Bool[Array, ""], change: Callable[[Rows], Rows], rows: Rows) -> Rows:
@@ -193,6 +211,7 @@ def say(
     logits = bound.text_logits(hidden[:, 0])
     return rows.replace(
         caches=caches,
+        waited=jnp.where(speaking, 0, rows.waited),
         position=rows.position + goes_on,
         status=status,
         said=said,
@@ -217,15 +236,19 @@ def draw(model: LatentUM, params: Params, rows: Rows, *, sampling: Sampling) -> 
         caches=caches,
         codes=put,
         drawn=drawn,
+        waited=jnp.where(drawing, 0, rows.waited),
         status=jnp.where(whole, RECACHE, rows.status),
         x=jnp.where(drawing[:, None, None], x, rows.x),
     )
 
 
-def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds, group: int) -> Rows:
-    """Runs whole images of at most `group` rows through the understanding branch in place."""
+def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds) -> Rows:
+    """Runs whole images through the understanding branch in place, some rows' at a time."""
     bound, b, slots = model.bind({"params": params}), len(rows.status), rows.caches[0].length
+    group = min(b, max(1, RECACHED // (rows.codes.shape[2] + 2)))
     (picked,) = jnp.nonzero(rows.status == RECACHE, size=group, fill_value=b)
+    if group == b:  # then no cache has to be taken out
+        picked = jnp.where(rows.status == RECACHE, jnp.arange(b), b)
     own = lambda x: x.at[picked].get(mode="clip")  # noqa: E731
     images = own(rows.codes)[jnp.arange(group), own(rows.images)]
     frame = bound.embed(jnp.asarray([ids.img, ids.img_end]))
@@ -233,13 +256,15 @@ def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds, gro
     x = jnp.concatenate([ends[0], bound.show(images), ends[1]], axis=1)
     where = own(rows.position)[:, None] + jnp.arange(x.shape[1])
     where = jnp.where((picked < b)[:, None], where, slots)
-    hidden, caches = understand(model, params, x, where, jax.tree.map(own, rows.caches))
     put = lambda x, new: x.at[picked].set(new, mode="drop")  # noqa: E731
+    caches = rows.caches if group == b else jax.tree.map(own, rows.caches)
+    hidden, caches = understand(model, params, x, where, caches)
+    caches = caches if group == b else jax.tree.map(put, rows.caches, caches)
     recached = put(jnp.zeros(b, bool), True)
     rows = _append(rows, jnp.full(b, ids.img_end, jnp.int32), recached)
     after = jnp.where(rows.images + 1 < rows.limits.steps, TEXT, DONE)
     return rows.replace(
-        caches=jax.tree.map(put, rows.caches, caches),
+        caches=caches,
         position=rows.position + recached * x.shape[1],
         status=jnp.where(recached, after, rows.status),
         said=jnp.where(recached, 0, rows.said),

@@ -11,7 +11,7 @@ from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.internvit import InternViT, Mlp1
 from latentum_jax.models.layers import MLP, Dtype, Rounded
 from latentum_jax.models.mome import Caches, LanguageModel, Stream

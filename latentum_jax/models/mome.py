@@ -14,7 +14,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import LanguageConfig
-from latentum_jax.models.attention import Placement, attend
+from latentum_jax.kernels.placement import Placement
+from latentum_jax.models.attention import attend, attend_cache
 from latentum_jax.models.layers import (
     Dtype,
     RMSNorm,
@@ -74,12 +75,6 @@ class KVCache(struct.PyTreeNode):
             self.k.at[rows, :, position].set(k.astype(self.k.dtype), **put),
             self.v.at[rows, :, position].set(v.astype(self.v.dtype), **put),
         )
-
-    def read(self) -> tuple[jax.Array, jax.Array, Placement]:
-        """Keys and values [B S K H], and where they stand: block 0, slot by slot."""
-        batch = self.k.shape[0]
-        at = Placement.causal(jnp.broadcast_to(jnp.arange(self.length), (batch, self.length)))
-        return self.k.swapaxes(1, 2), self.v.swapaxes(1, 2), at
 
 
 Caches = tuple[KVCache, ...]  # one a layer
@@ -168,12 +163,12 @@ class MoMELayer(nn.Module):
         out = {}
         for name, (q, _, _) in qkv.items():
             if cache is not None:
-                k, v, k_at = cache.read()
-            else:
-                seen = [other for other in dict(stream.sees)[name] if other in qkv]
-                k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)
-                v = jnp.concatenate([qkv[other][2] for other in seen], axis=1)
-                k_at = Placement.join([stream.at[other] for other in seen])
+                out[name] = attend_cache(q, cache.k, cache.v, stream.at[name].position)
+                continue
+            seen = [other for other in dict(stream.sees)[name] if other in qkv]
+            k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)
+            v = jnp.concatenate([qkv[other][2] for other in seen], axis=1)
+            k_at = Placement.join([stream.at[other] for other in seen])
             out[name] = attend(q, k, v, stream.at[name], k_at)
         return out
 

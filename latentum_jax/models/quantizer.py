@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from latentum_jax.config import QuantizerConfig
+from latentum_jax.kernels import codebook as kernel
 from latentum_jax.models.layers import MLP, Dtype
 
 
@@ -70,14 +71,13 @@ def squared_distances(
     z: Float[Array, "*b E"], codebook: Float[Array, "C V d"]
 ) -> Float[Array, "*b C V"]:
     """d^2 of every chunk to every code of its codebook, in fp32."""
-    z = chunks(z, codebook.shape[0]).astype(jnp.float32)
-    cross = jnp.einsum("...cd,cvd->...cv", z, codebook, precision="highest")
-    return jnp.sum(z * z, -1, keepdims=True) - 2 * cross + jnp.sum(codebook * codebook, -1)
+    return kernel.squared_distances(chunks(z, codebook.shape[0]), codebook)
 
 
 def nearest_code(z: Float[Array, "*b E"], codebook: Float[Array, "C V d"]) -> Int[Array, "*b C"]:
     """Index of the nearest code of each codebook."""
-    return jnp.argmin(squared_distances(z, codebook), axis=-1).astype(jnp.int32)
+    count, _, width = codebook.shape
+    return kernel.nearest_code(z.reshape(-1, count, width), codebook).reshape(*z.shape[:-1], count)
 
 
 def look_up(codes: Int[Array, "*b C"], codebook: Float[Array, "C V d"]) -> Float[Array, "*b E"]:

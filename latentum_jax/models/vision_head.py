@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import HeadConfig, QuantizerConfig
-from latentum_jax.models.attention import Placement, attend
+from latentum_jax.kernels.placement import Placement
+from latentum_jax.models.attention import attend, attend_cache
 from latentum_jax.models.layers import (
     MLP,
     Dtype,
@@ -48,11 +49,12 @@ class HeadLayer(nn.Module):
         q, k, v = jnp.split(self.qkv(self.norm1(x)).reshape(b, t, -1, self.head_dim), 3, axis=2)
         cos, sin = rotary_angles(at.position, self.head_dim, self.config.rope_theta)
         q, k = rotate_pairs(self.q_norm(q), cos, sin), rotate_pairs(self.k_norm(k), cos, sin)
-        k_at = at
-        if cache is not None:
+        if cache is None:
+            mixed = attend(q, k, v, at, at)
+        else:
             cache = cache.write(at.position, k, v)
-            k, v, k_at = cache.read()
-        x = x + self.proj(attend(q, k, v, at, k_at).reshape(b, t, d))
+            mixed = attend_cache(q, cache.k, cache.v, at.position)
+        x = x + self.proj(mixed.reshape(b, t, d))
         return x + self.mlp(self.norm2(x)), cache
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from latentum_jax.convert.command import convert
 from latentum_jax.convert.published import open_model, read_model
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.folder import read_folder, write_folder
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.models.mome import Stream

@@ -1,7 +1,6 @@
 """Compiling for a device that is not here. Needs the compilers of the extra `aot`."""
 
 import dataclasses
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,7 @@ import pytest
 from latentum_jax.config import DecoderConfig, LatentUMConfig
 from latentum_jax.eval import aot
 from latentum_jax.eval.hlo import Program
-
-installed = importlib.util.find_spec("libtpu") and importlib.util.find_spec("jax_cuda12_plugin")
-compiles = pytest.mark.skipif(not installed, reason="pip install 'latentum_jax[aot]'")
+from tests.devices import compiles
 
 TINY = LatentUMConfig.tiny()
 CONFIG = dataclasses.replace(
@@ -20,7 +17,7 @@ CONFIG = dataclasses.replace(
     vision=dataclasses.replace(TINY.vision, num_layers=1),
     language=dataclasses.replace(TINY.language, num_layers=2),
 )
-PROGRAMS = ("encode", "prefill", "generate", "answer", "decode")
+PROGRAMS = ("encode", "prefill", "generate", "answer", "plan", "decode")
 BATCH = 2
 
 

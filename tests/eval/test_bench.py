@@ -9,6 +9,7 @@ import pytest
 
 from latentum_jax.eval import bench
 from latentum_jax.models.folder import expected_shapes
+from latentum_jax.models.latentum import LatentUM, unstack_layers
 from tests.small import DECODER, SMALL
 
 
@@ -30,14 +31,25 @@ def test_rows(monkeypatch):
     results = bench.bench("tiny", (2,), dtype="bfloat16", repeats=1)
     assert json.loads(json.dumps(results)) == results
     rows = {row["path"]: row for row in results["rows"]}
-    assert list(rows) == ["encode", "generate", "answer", "decode"]
+    assert list(rows) == ["encode", "generate", "answer", "plan", "decode"]
     assert rows["generate"]["seconds_per_image"] == 0.5
     assert rows["generate"]["tokens_per_second"] == 2 * SMALL.vision.num_tokens
+    assert rows["plan"]["tokens_per_second"] == 2 * 4 * SMALL.vision.num_tokens
     assert rows["answer"]["tokens_per_second"] == 2 * bench.ANSWER
     assert all(row["peak_bytes"] > 0 and row["batch"] == 2 for row in results["rows"])
     assert "| decode | 2 |" in bench.table(results)
     with pytest.raises(ValueError, match="size is 'huge', expected one of"):
         bench.bench("huge", (1,))
+
+
+def test_plans_are_drawn():
+    """Breaks if the path that is to draw four images says something else, and draws none."""
+    model = LatentUM(SMALL, jnp.float32)
+    params = unstack_layers(bench.random_params(expected_shapes(SMALL), jnp.float32))
+    (plan,) = [job for job in bench._model_jobs(model, params, 1) if job.path == "plan"]
+    codes = plan.run(0)
+    assert codes.shape == (1, 4, SMALL.vision.num_tokens, SMALL.quantizer.num_codebooks)
+    assert all(image.any() for image in codes[0])
 
 
 def test_random_weights_keep_the_variance():

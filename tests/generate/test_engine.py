@@ -126,11 +126,13 @@ def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch
     assert len(traced) == before
 
 
-def test_no_cache_is_copied(server, ids):
+@pytest.mark.parametrize("count", [ROWS, 64])
+def test_no_cache_is_copied(small, ids, count):
     """Breaks if a step copies the caches that it should write in place: those of rows that wait
-    while others draw, speak or are recached."""
-    settings = {**DRAWN, "ids": ids, "group": 1}
-    lowered = engine.advance.lower(server.model, server.params, server._rows, 8, 0, **settings)
+    while others draw, speak or are recached, all of them at once or, of 64, 42."""
+    params = unstack_layers(small.params)
+    server = Engine(small.model, params, ids=ids, rows=count, width=WIDTH, limits=[MOST], **DRAWN)
+    lowered = engine.advance.lower(small.model, params, server._rows, 8, 0, ids=ids, **DRAWN)
     compiled = lowered.compile()
     program = Program.parse(compiled.as_text())
     layer = server._rows.caches[0].k.nbytes

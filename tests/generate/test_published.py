@@ -14,7 +14,7 @@ from latentum_jax.generate import image as drawing
 from latentum_jax.generate.image import sample_codes
 from latentum_jax.generate.sampling import GREEDY, Sampling, row_keys
 from latentum_jax.images import normalise
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.folder import ModelFolder
 from latentum_jax.models.latentum import LatentUM as Network
 from latentum_jax.models.mome import UND_BLIND, Stream

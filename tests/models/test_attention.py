@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from latentum_jax.models.attention import Placement, attend, visible
+from latentum_jax.kernels.placement import Placement, visible
+from latentum_jax.models.attention import attend
 from latentum_jax.train.stages.sequence import generation_placement
 from tests import published
 

@@ -16,7 +16,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
 )
 
 from latentum_jax.convert.latentum import TABLE
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.layers import (
     MLP,

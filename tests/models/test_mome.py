@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latentum_jax.models.attention import Placement, visible
+from latentum_jax.kernels.placement import Placement, visible
 from latentum_jax.models.mome import UND_BLIND, KVCache, Stream, empty_caches
 from tests import published
 from tests.models.twin import branch_major, sequence_order, twin

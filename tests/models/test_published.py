@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.internvit import InternViT, ViTLayer
 from latentum_jax.models.mome import MoMELayer, Stream
 from latentum_jax.models.vision_head import HeadLayer

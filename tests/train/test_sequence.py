@@ -11,7 +11,7 @@ from latentum_jax.config import ChatConfig, VisionConfig
 from latentum_jax.convert.latentum import TABLE
 from latentum_jax.data.interleaved import RowShape, interleaved_row, read_jsonl, stack
 from latentum_jax.images import normalise
-from latentum_jax.models.attention import Placement, visible
+from latentum_jax.kernels.placement import Placement, visible
 from latentum_jax.models.latentum import LatentUM
 from latentum_jax.models.mome import Stream, empty_caches
 from latentum_jax.tokenizer import Tokenizer

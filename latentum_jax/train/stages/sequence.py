@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from latentum_jax.images import normalise
-from latentum_jax.models.attention import Placement
+from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import UND_BLIND, Stream
 

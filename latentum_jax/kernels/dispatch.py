@@ -1,0 +1,106 @@
+"""Which programs use a kernel, and how one body becomes a kernel for a GPU and for a TPU."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas import triton as plgpu
+
+SWITCH = "LATENTUM_KERNELS"
+VMEM = 96 * 2**20  # bytes of a TPU core's fast memory that a kernel may have, of 128 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a kernel is made for: "gpu", "tpu", or "interpret", which runs it anywhere, slowly."""
+
+    kind: str
+
+    @property
+    def sublanes(self) -> int:
+        """Rows that a matrix product wants at least: Triton's are of 16, a TPU's tiles of 8."""
+        return 8 if self.kind == "tpu" else 16
+
+    def call(
+        self,
+        body: Callable[..., None],
+        *,
+        grid: tuple[int, ...],
+        numbers: Sequence[jax.Array],
+        in_specs: Sequence[pl.BlockSpec],
+        out_specs: Sequence[pl.BlockSpec],
+        out_shape: Sequence[jax.ShapeDtypeStruct],
+        name: str,
+        warps: int = 4,
+    ) -> Callable[..., Any]:
+        """`body(*number_refs, *in_refs, *out_refs)` over a grid.
+
+        `numbers` are flat int32 arrays that steer a kernel. On a TPU they lie in scalar memory, and
+        index maps are given them behind the places of the grid.
+        """
+        if self.kind == "tpu":
+            made = pl.pallas_call(
+                body,
+                grid_spec=pltpu.PrefetchScalarGridSpec(
+                    num_scalar_prefetch=len(numbers),
+                    grid=grid,
+                    in_specs=in_specs,
+                    out_specs=out_specs,
+                ),
+                out_shape=out_shape,
+                name=name,
+                compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM),
+            )
+        else:
+            whole = [pl.BlockSpec(x.shape, lambda *at, n=x.ndim: (0,) * n) for x in numbers]
+            gpu = plgpu.CompilerParams(num_warps=warps, num_stages=2)
+            made = pl.pallas_call(
+                body,
+                grid=grid,
+                in_specs=[*whole, *in_specs],
+                out_specs=out_specs,
+                out_shape=out_shape,
+                name=name,
+                interpret=self.kind == "interpret",
+                compiler_params=None if self.kind == "interpret" else gpu,
+            )
+        return lambda *given: made(*numbers, *given)
+
+    def load(self, ref: Any, inside: jax.Array) -> jax.Array:
+        """A block of which only what is `inside` exists; zeros elsewhere."""
+        if self.kind == "gpu":
+            return plgpu.load(ref, mask=inside, other=0)
+        return jnp.where(inside, ref[...], 0)
+
+
+GPU, TPU, INTERPRET = Target("gpu"), Target("tpu"), Target("interpret")
+
+
+def dispatch(
+    kernel: Callable[..., Any],
+    twin: Callable[..., Any],
+    *args: Any,
+    fits: bool,
+    tpu: bool = True,
+) -> Any:
+    """`kernel(target, *args)` in programs for one GPU or TPU where the sizes fit it, else
+    `twin(*args)`.
+
+    It is decided when a program is lowered, by the device that it is for. With `tpu` false a TPU is
+    left to the twin. Over a mesh of several devices (`jax.set_mesh`), and with LATENTUM_KERNELS=off
+    in the environment, twins are used throughout.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not fits or mesh.size > 1 or os.environ.get(SWITCH) == "off":
+        return twin(*args)
+    return jax.lax.platform_dependent(
+        *args,
+        cuda=lambda *args: kernel(GPU, *args),
+        tpu=(lambda *args: kernel(TPU, *args)) if tpu else twin,
+        default=twin,
+    )

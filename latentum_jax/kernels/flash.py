@@ -1,0 +1,412 @@
+"""Attention under the dual-sequence rule of section 3.3 without its mask or scores in memory.
+
+Flash attention over blocks of queries and keys, forward and backward. Which pairs of blocks hold a
+query that sees a key is found once; the others are neither read nor computed. A row of U and G
+sequences is mostly such others: a G block sees its own image and some of U.
+
+Forward, for a block of queries, over the blocks of keys that it sees (s the scores):
+
+    o = sum exp(s - lse) v,   lse = log sum exp(s)
+
+Backward, with p = exp(s - lse) and delta = sum(do o):
+
+    dv = p^T do,   ds = p (do v^T - delta),   dq = ds k,   dk = ds^T q
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Bool, Float, Int
+
+from latentum_jax.kernels.dispatch import Target, dispatch
+from latentum_jax.kernels.placement import Placement, sees, visible
+
+TILE = 128  # T and S are padded to a multiple of it
+LONGEST = 8192  # tokens whose keys and values a TPU core's fast memory holds
+MASKED = -1e30  # a finite stand-in for -inf: a query that sees nothing gives zeros, not NaN
+NOBODY = -1  # block of keys that no one sees
+
+Saved = tuple[Array, Array, Array, Placement, Placement, Array, Array]
+
+
+def fits(q: Float[Array, "B N T H"], k: Float[Array, "B K S H"]) -> bool:
+    """Whether the sizes are such that blocks are full and worth skipping."""
+    h, longest = q.shape[-1], max(q.shape[2], k.shape[2])
+    return min(q.shape[2], k.shape[2]) >= TILE and longest <= LONGEST and h in (64, 128, 256)
+
+
+@jax.custom_vjp
+def flash_attention(
+    q: Float[Array, "B N T H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    q_at: Placement,
+    k_at: Placement,
+) -> Float[Array, "B N T H"]:
+    """Softmax attention of q, which is scaled already, by the rule of `placement`.
+
+    Scores and softmax are in fp32. Queries that see nothing give zeros.
+    """
+    return _forward(q, k, v, q_at, k_at)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, q_at: Placement, k_at: Placement) -> tuple[Array, Saved]:
+    o, lse = dispatch(forward_kernel, forward_twin, q, k, v, q_at, k_at, fits=True)
+    return o, (q, k, v, q_at, k_at, o, lse)
+
+
+def _backward(saved: Saved, do: Array) -> tuple[Array | None, ...]:
+    q, k, v, q_at, k_at, o, lse = saved
+    delta = jnp.sum(do.astype(jnp.float32) * o.astype(jnp.float32), axis=-1)
+    given = (q, k, v, q_at, k_at, do, lse, delta)
+    return *dispatch(backward_kernel, backward_twin, *given, fits=True), None, None
+
+
+flash_attention.defvjp(_forward, _backward)
+
+
+def forward_twin(
+    q: Array, k: Array, v: Array, q_at: Placement, k_at: Placement
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B N T"]]:
+    """o and lse in plain JAX."""
+    scores, seen = _scores(q, k, q_at, k_at)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights / jnp.where(total > 0, total, 1.0)
+    o = jnp.einsum("bkgts,bksh->bkgth", weights.astype(v.dtype), v).reshape(q.shape)
+    lse = (top + jnp.log(jnp.maximum(total, 1e-30))).reshape(q.shape[:3])
+    return o, lse
+
+
+def backward_twin(
+    q: Array,
+    k: Array,
+    v: Array,
+    q_at: Placement,
+    k_at: Placement,
+    do: Float[Array, "B N T H"],
+    lse: Float[Array, "B N T"],
+    delta: Float[Array, "B N T"],
+) -> tuple[Array, Array, Array]:
+    """dq, dk and dv in plain JAX."""
+    scores, seen = _scores(q, k, q_at, k_at)
+    grouped = lambda x: x.reshape(*scores.shape[:4], *x.shape[3:])  # noqa: E731
+    p = jnp.where(seen, jnp.exp(scores - grouped(lse)[..., None]), 0.0)
+    do_v = jnp.einsum("bkgth,bksh->bkgts", grouped(do), v, preferred_element_type=jnp.float32)
+    ds = (p * (do_v - grouped(delta)[..., None])).astype(q.dtype)
+    dq = jnp.einsum("bkgts,bksh->bkgth", ds, k).reshape(q.shape)
+    dk = jnp.einsum("bkgts,bkgth->bksh", ds, grouped(q))
+    return dq, dk, jnp.einsum("bkgts,bkgth->bksh", p.astype(do.dtype), grouped(do))
+
+
+def _scores(
+    q: Array, k: Array, q_at: Placement, k_at: Placement
+) -> tuple[Float[Array, "B K G T S"], Bool[Array, "B 1 1 T S"]]:
+    b, n, t, h = q.shape
+    grouped = q.reshape(b, k.shape[1], n // k.shape[1], t, h)
+    scores = jnp.einsum("bkgth,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    seen = visible(q_at, k_at)[:, None, None]
+    return jnp.where(seen, scores, MASKED), seen
+
+
+def forward_kernel(
+    target: Target, q: Array, k: Array, v: Array, q_at: Placement, k_at: Placement
+) -> tuple[Float[Array, "B N T H"], Float[Array, "B N T"]]:
+    """o and lse as a kernel: a block of a head's queries at a time."""
+    b, n, t, h = q.shape
+    (q,), (k, v) = _padded(q), _padded(k, v)
+    q_tags, k_tags = _tags(q_at, k_at)
+    size, group = _size(target), n // k.shape[1]
+    seen = _pairs(q_tags, k_tags, size)
+    some = lambda width: pl.BlockSpec(  # noqa: E731
+        (None, None, size, width), lambda i, j, t, *_: (i, j, t, 0)
+    )
+    made = target.call(
+        functools.partial(_forward_body, size=size, blocks=seen.shape[2]),
+        grid=(b, n, seen.shape[1]),
+        numbers=_lists(seen),
+        in_specs=[some(h), *[_whole_head(k, group)] * 2, *_tag_specs(size, k.shape[2])],
+        out_specs=[some(h), some(1)],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, v.dtype),
+            jax.ShapeDtypeStruct((*q.shape[:3], 1), jnp.float32),
+        ],
+        name="flash_forward",
+    )
+    o, lse = made(q, k, v, q_tags.swapaxes(1, 2), k_tags)
+    return o[:, :, :t], lse[:, :, :t, 0]
+
+
+def backward_kernel(
+    target: Target,
+    q: Array,
+    k: Array,
+    v: Array,
+    q_at: Placement,
+    k_at: Placement,
+    do: Float[Array, "B N T H"],
+    lse: Float[Array, "B N T"],
+    delta: Float[Array, "B N T"],
+) -> tuple[Array, Array, Array]:
+    """dq, dk and dv as two kernels, one for blocks of queries and one for blocks of keys."""
+    t, s = q.shape[2], k.shape[2]
+    (q, do), (k, v) = _padded(q, do), _padded(k, v)
+    lse, delta = (x[..., 0] for x in _padded(lse[..., None], delta[..., None]))
+    tags = _tags(q_at, k_at)
+    seen = _pairs(*tags, _size(target))
+    dq = _dq_kernel(target, seen, q, k, v, *tags, do, lse, delta)
+    dk, dv = _dkv_kernel(target, seen, q, k, v, *tags, do, lse, delta)
+    return dq[:, :, :t], dk[:, :, :s], dv[:, :, :s]
+
+
+def _dq_kernel(
+    target: Target,
+    seen: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    q_tags: Array,
+    k_tags: Array,
+    do: Array,
+    lse: Array,
+    delta: Array,
+) -> Array:
+    size, h = _size(target), q.shape[-1]
+    some = lambda width: pl.BlockSpec(  # noqa: E731
+        (None, None, size, width), lambda i, j, t, *_: (i, j, t, 0)
+    )
+    heads = [_whole_head(k, q.shape[1] // k.shape[1])] * 2
+    made = target.call(
+        functools.partial(_dq_body, size=size, blocks=seen.shape[2]),
+        grid=(*q.shape[:2], seen.shape[1]),
+        numbers=_lists(seen),
+        in_specs=[some(h), *heads, *_tag_specs(size, k.shape[2]), some(h), some(1), some(1)],
+        out_specs=[some(h)],
+        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype)],
+        name="flash_dq",
+    )
+    columns = (do, lse[..., None], delta[..., None])
+    return made(q, k, v, q_tags.swapaxes(1, 2), k_tags, *columns)[0]
+
+
+def _dkv_kernel(
+    target: Target,
+    seen: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    q_tags: Array,
+    k_tags: Array,
+    do: Array,
+    lse: Array,
+    delta: Array,
+) -> tuple[Array, Array]:
+    size, h = _size(target), q.shape[-1]
+    b, heads, t, group = q.shape[0], k.shape[1], q.shape[2], q.shape[1] // k.shape[1]
+    some = pl.BlockSpec((None, None, size, h), lambda i, j, s, *_: (i, j, s, 0))
+    queries = pl.BlockSpec((None, group, t, h), lambda i, j, s, *_: (i, j, 0, 0))
+    row = pl.BlockSpec((None, None, group, t), lambda i, j, s, *_: (i, j, 0, 0))
+    made = target.call(
+        functools.partial(_dkv_body, size=size, blocks=seen.shape[1], group=group),
+        grid=(b, heads, seen.shape[2]),
+        numbers=_lists(seen.swapaxes(1, 2)),
+        in_specs=[
+            some,
+            some,
+            pl.BlockSpec((None, size, k_tags.shape[1]), lambda i, j, s, *_: (i, s, 0)),
+            pl.BlockSpec((None, *q_tags.shape[1:]), lambda i, j, s, *_: (i, 0, 0)),
+            queries,
+            queries,
+            row,
+            row,
+        ],
+        out_specs=[some, some],
+        out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
+        name="flash_dkv",
+    )
+    rows = (x.reshape(b, heads, group, t) for x in (lse, delta))
+    return made(k, v, k_tags.swapaxes(1, 2), q_tags, q, do, *rows)
+
+
+def _forward_body(
+    count_ref: Any,
+    order_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    q_tags_ref: Any,
+    k_tags_ref: Any,
+    o_ref: Any,
+    lse_ref: Any,
+    *,
+    size: int,
+    blocks: int,
+) -> None:
+    q, q_tags = q_ref[...], _columns(q_tags_ref)
+
+    def add(some: pl.Slice, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        mixed, top, total = carry
+        seen = sees(*q_tags, *_rows(k_tags_ref, some, 2))
+        scores = jnp.where(seen, _dot_last(q, k_ref[some, :]), MASKED)
+        higher = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.where(seen, jnp.exp(scores - higher), 0.0)
+        shrink = jnp.exp(top - higher)
+        values = v_ref[some, :]
+        mixed = mixed * shrink + _dot(weights.astype(values.dtype), values)
+        return mixed, higher, total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
+
+    column = (size, 1)
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(column, MASKED), jnp.zeros(column)
+    mixed, top, total = _over_seen(count_ref, order_ref, size, blocks, add, start)
+    o_ref[...] = (mixed / jnp.where(total > 0, total, 1.0)).astype(o_ref.dtype)
+    lse_ref[...] = top + jnp.log(jnp.maximum(total, 1e-30))
+
+
+def _dq_body(
+    count_ref: Any,
+    order_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    q_tags_ref: Any,
+    k_tags_ref: Any,
+    do_ref: Any,
+    lse_ref: Any,
+    delta_ref: Any,
+    dq_ref: Any,
+    *,
+    size: int,
+    blocks: int,
+) -> None:
+    q, do, lse, delta = q_ref[...], do_ref[...], lse_ref[...], delta_ref[...]
+    q_tags = _columns(q_tags_ref)
+
+    def add(some: pl.Slice, dq: Array) -> Array:
+        keys = k_ref[some, :]
+        seen = sees(*q_tags, *_rows(k_tags_ref, some, 2))
+        p = jnp.where(seen, jnp.exp(_dot_last(q, keys) - lse), 0.0)
+        ds = p * (_dot_last(do, v_ref[some, :]) - delta)
+        return dq + _dot(ds.astype(keys.dtype), keys)
+
+    dq = _over_seen(count_ref, order_ref, size, blocks, add, jnp.zeros(q.shape, jnp.float32))
+    dq_ref[...] = dq.astype(dq_ref.dtype)
+
+
+def _dkv_body(
+    count_ref: Any,
+    order_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    k_tags_ref: Any,
+    q_tags_ref: Any,
+    q_ref: Any,
+    do_ref: Any,
+    lse_ref: Any,
+    delta_ref: Any,
+    dk_ref: Any,
+    dv_ref: Any,
+    *,
+    size: int,
+    blocks: int,
+    group: int,
+) -> None:
+    keys, values = k_ref[...], v_ref[...]
+    k_position, k_block = (k_tags_ref[:, pl.ds(i, 1)] for i in range(2))
+
+    def add(some: pl.Slice, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        dk, dv = carry
+        seen = sees(*_rows(q_tags_ref, some, 3), k_position, k_block)
+        for head in range(group):
+            q, do = q_ref[head, some, :], do_ref[head, some, :]
+            lse, delta = lse_ref[pl.ds(head, 1), some], delta_ref[pl.ds(head, 1), some]
+            p = jnp.where(seen, jnp.exp(_dot_last(keys, q) - lse), 0.0)
+            ds = p * (_dot_last(values, do) - delta)
+            dk, dv = dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
+        return dk, dv
+
+    zero = jnp.zeros(keys.shape, jnp.float32)
+    dk, dv = _over_seen(count_ref, order_ref, size, blocks, add, (zero, zero))
+    dk_ref[...], dv_ref[...] = dk.astype(dk_ref.dtype), dv.astype(dv_ref.dtype)
+
+
+def _over_seen(count_ref: Any, order_ref: Any, size: int, blocks: int, add: Any, start: Any) -> Any:
+    """Folds `add` over the blocks that this one's tokens see, or are seen by."""
+    row = pl.program_id(0) * pl.num_programs(2) + pl.program_id(2)
+
+    def one(i: Array, carry: Any) -> Any:
+        begin = pl.multiple_of(order_ref[row * blocks + i] * size, size)
+        return add(pl.ds(begin, size), carry)
+
+    return jax.lax.fori_loop(0, count_ref[row], one, start)
+
+
+def _columns(tags_ref: Any) -> list[Array]:
+    return [tags_ref[:, pl.ds(i, 1)] for i in range(3)]
+
+
+def _rows(tags_ref: Any, some: pl.Slice, count: int) -> list[Array]:
+    return [tags_ref[pl.ds(i, 1), some] for i in range(count)]
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _dot_last(a: Array, b: Array) -> Array:
+    """a b^T."""
+    return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _size(target: Target) -> int:
+    """Tokens of a block: on a GPU what registers hold, on a TPU the width of its tiles."""
+    return TILE if target.kind == "tpu" else 64
+
+
+def _padded(*arrays: Array) -> tuple[Array, ...]:
+    """[B N T ...] with T filled up to whole tiles."""
+    return tuple(jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % TILE), (0, 0))) for x in arrays)
+
+
+def _tags(q_at: Placement, k_at: Placement) -> tuple[Int[Array, "B 4 T"], Int[Array, "B 2 S"]]:
+    """What `sees` is given: position, block, context of queries (the fourth is empty, as Triton
+    wants powers of two), position and block of keys, NOBODY where they are padding."""
+    fill = lambda x, value: jnp.pad(  # noqa: E731
+        x.astype(jnp.int32), ((0, 0), (0, -x.shape[1] % TILE)), constant_values=value
+    )
+    block = fill(jnp.where(k_at.valid, k_at.block, NOBODY), NOBODY)
+    context = fill(q_at.context, -1)
+    queries = [fill(q_at.position, -1), fill(q_at.block, NOBODY - 1), context, context]
+    return jnp.stack(queries, axis=1), jnp.stack([fill(k_at.position, 0), block], axis=1)
+
+
+def _tag_specs(size: int, slots: int) -> list[pl.BlockSpec]:
+    """Of a block of queries, as columns, and of all keys."""
+    return [
+        pl.BlockSpec((None, size, 4), lambda i, j, t, *_: (i, t, 0)),
+        pl.BlockSpec((None, 2, slots), lambda i, j, t, *_: (i, 0, 0)),
+    ]
+
+
+def _whole_head(k: Array, group: int) -> pl.BlockSpec:
+    """All keys of the head that a query head reads."""
+    return pl.BlockSpec(
+        (None, None, *k.shape[2:]), lambda i, j, t, *_: (i, jax.lax.div(j, group), 0, 0)
+    )
+
+
+def _pairs(q_tags: Array, k_tags: Array, size: int) -> Bool[Array, "B I J"]:
+    """Which blocks of queries see something of which blocks of keys."""
+    tiles = lambda x: x.reshape(*x.shape[:2], -1, size)  # noqa: E731
+    q = (x[:, :, None, :, None] for x in tiles(q_tags)[:, :3].swapaxes(0, 1))
+    k = (x[:, None, :, None, :] for x in tiles(k_tags).swapaxes(0, 1))
+    return jnp.any(sees(*q, *k), axis=(3, 4))
+
+
+def _lists(seen: Bool[Array, "B I J"]) -> tuple[Int[Array, "BI"], Int[Array, "BIJ"]]:
+    """How many J every I goes with, and which, these first."""
+    order = jnp.argsort(~seen, axis=-1, stable=True).astype(jnp.int32)
+    return jnp.sum(seen, axis=-1, dtype=jnp.int32).reshape(-1), order.reshape(-1)
