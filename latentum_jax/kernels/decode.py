@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from latentum_jax.kernels.dispatch import Target, dispatch
+from latentum_jax.kernels.dispatch import Target, dispatch, product
 from latentum_jax.kernels.flash import forward_twin
 from latentum_jax.kernels.placement import Placement
 
@@ -117,16 +117,12 @@ def _body(
     def _() -> None:
         inside = start + jax.lax.broadcasted_iota(jnp.int32, k_ref.shape, 0) < length
         keys, values = target.load(k_ref, inside), target.load(v_ref, inside)
-        scores = jax.lax.dot_general(
-            q_ref[...], keys, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        scores = product(q_ref[...], keys, turned=True)
         seen = start + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1) < length
         scores = jnp.where(seen, scores, MASKED)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
-        mixed_ref[...] = jnp.dot(
-            weights.astype(values.dtype), values, preferred_element_type=jnp.float32
-        )
+        mixed_ref[...] = product(weights.astype(values.dtype), values)
         top_ref[...] = top
         total_ref[...] = jnp.sum(weights, axis=-1, keepdims=True)
 

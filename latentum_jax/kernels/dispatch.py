@@ -81,6 +81,14 @@ class Target:
 GPU, TPU, INTERPRET = Target("gpu"), Target("tpu"), Target("interpret")
 
 
+def product(a: jax.Array, b: jax.Array, *, turned: bool = False) -> jax.Array:
+    """a b in fp32, or a b^T: of 16-bit numbers as they are, whatever `default_matmul_precision`
+    says, for a TPU's compiler knows no other product of them."""
+    dims = (((1,), (1 if turned else 0,)), ((), ()))
+    precision = None if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
+
+
 def dispatch(
     kernel: Callable[..., Any],
     twin: Callable[..., Any],

@@ -14,14 +14,14 @@ Backward, with p = exp(s - lse) and delta = sum(do o):
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int
 
-from latentum_jax.kernels.dispatch import Target, dispatch
+from latentum_jax.kernels.dispatch import Target, dispatch, product
 from latentum_jax.kernels.placement import Placement, sees, visible
 
 TILE = 128  # T and S are padded to a multiple of it
@@ -156,80 +156,65 @@ def backward_kernel(
     t, s = q.shape[2], k.shape[2]
     (q, do), (k, v) = _padded(q, do), _padded(k, v)
     lse, delta = (x[..., 0] for x in _padded(lse[..., None], delta[..., None]))
-    tags = _tags(q_at, k_at)
-    seen = _pairs(*tags, _size(target))
-    dq = _dq_kernel(target, seen, q, k, v, *tags, do, lse, delta)
-    dk, dv = _dkv_kernel(target, seen, q, k, v, *tags, do, lse, delta)
-    return dq[:, :, :t], dk[:, :, :s], dv[:, :, :s]
+    given = _Given(q, k, v, *_tags(q_at, k_at), do, lse, delta)
+    seen = _pairs(given.q_tags, given.k_tags, _size(target))
+    dk, dv = _dkv_kernel(target, seen, given)
+    return _dq_kernel(target, seen, given)[:, :, :t], dk[:, :, :s], dv[:, :, :s]
 
 
-def _dq_kernel(
-    target: Target,
-    seen: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    q_tags: Array,
-    k_tags: Array,
-    do: Array,
-    lse: Array,
-    delta: Array,
-) -> Array:
-    size, h = _size(target), q.shape[-1]
+class _Given(NamedTuple):
+    """What the backward pass is made of, T and S filled up to whole tiles."""
+
+    q: Array
+    k: Array
+    v: Array
+    q_tags: Array
+    k_tags: Array
+    do: Array
+    lse: Array
+    delta: Array
+
+
+def _dq_kernel(target: Target, seen: Array, x: _Given) -> Array:
+    size, (b, n, _, h) = _size(target), x.q.shape
     some = lambda width: pl.BlockSpec(  # noqa: E731
         (None, None, size, width), lambda i, j, t, *_: (i, j, t, 0)
     )
-    heads = [_whole_head(k, q.shape[1] // k.shape[1])] * 2
+    heads = [_whole_head(x.k, n // x.k.shape[1])] * 2
     made = target.call(
         functools.partial(_dq_body, size=size, blocks=seen.shape[2]),
-        grid=(*q.shape[:2], seen.shape[1]),
+        grid=(b, n, seen.shape[1]),
         numbers=_lists(seen),
-        in_specs=[some(h), *heads, *_tag_specs(size, k.shape[2]), some(h), some(1), some(1)],
+        in_specs=[some(h), *heads, *_tag_specs(size, x.k.shape[2]), some(h), some(1), some(1)],
         out_specs=[some(h)],
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype)],
+        out_shape=[jax.ShapeDtypeStruct(x.q.shape, x.q.dtype)],
         name="flash_dq",
     )
-    columns = (do, lse[..., None], delta[..., None])
-    return made(q, k, v, q_tags.swapaxes(1, 2), k_tags, *columns)[0]
+    columns = (x.do, x.lse[..., None], x.delta[..., None])
+    return made(x.q, x.k, x.v, x.q_tags.swapaxes(1, 2), x.k_tags, *columns)[0]
 
 
-def _dkv_kernel(
-    target: Target,
-    seen: Array,
-    q: Array,
-    k: Array,
-    v: Array,
-    q_tags: Array,
-    k_tags: Array,
-    do: Array,
-    lse: Array,
-    delta: Array,
-) -> tuple[Array, Array]:
-    size, h = _size(target), q.shape[-1]
-    b, heads, t, group = q.shape[0], k.shape[1], q.shape[2], q.shape[1] // k.shape[1]
+def _dkv_kernel(target: Target, seen: Array, x: _Given) -> tuple[Array, Array]:
+    size, (b, heads, _, h), t = _size(target), x.k.shape, x.q.shape[2]
+    group = x.q.shape[1] // heads
     some = pl.BlockSpec((None, None, size, h), lambda i, j, s, *_: (i, j, s, 0))
     queries = pl.BlockSpec((None, group, t, h), lambda i, j, s, *_: (i, j, 0, 0))
     row = pl.BlockSpec((None, None, group, t), lambda i, j, s, *_: (i, j, 0, 0))
+    tags = [
+        pl.BlockSpec((None, size, x.k_tags.shape[1]), lambda i, j, s, *_: (i, s, 0)),
+        pl.BlockSpec((None, *x.q_tags.shape[1:]), lambda i, j, s, *_: (i, 0, 0)),
+    ]
     made = target.call(
         functools.partial(_dkv_body, size=size, blocks=seen.shape[1], group=group),
         grid=(b, heads, seen.shape[2]),
         numbers=_lists(seen.swapaxes(1, 2)),
-        in_specs=[
-            some,
-            some,
-            pl.BlockSpec((None, size, k_tags.shape[1]), lambda i, j, s, *_: (i, s, 0)),
-            pl.BlockSpec((None, *q_tags.shape[1:]), lambda i, j, s, *_: (i, 0, 0)),
-            queries,
-            queries,
-            row,
-            row,
-        ],
+        in_specs=[some, some, *tags, queries, queries, row, row],
         out_specs=[some, some],
-        out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
+        out_shape=[jax.ShapeDtypeStruct(y.shape, y.dtype) for y in (x.k, x.v)],
         name="flash_dkv",
     )
-    rows = (x.reshape(b, heads, group, t) for x in (lse, delta))
-    return made(k, v, k_tags.swapaxes(1, 2), q_tags, q, do, *rows)
+    rows = (y.reshape(b, heads, group, t) for y in (x.lse, x.delta))
+    return made(x.k, x.v, x.k_tags.swapaxes(1, 2), x.q_tags, x.q, x.do, *rows)
 
 
 def _forward_body(
@@ -251,12 +236,12 @@ def _forward_body(
     def add(some: pl.Slice, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         mixed, top, total = carry
         seen = sees(*q_tags, *_rows(k_tags_ref, some, 2))
-        scores = jnp.where(seen, _dot_last(q, k_ref[some, :]), MASKED)
+        scores = jnp.where(seen, product(q, k_ref[some, :], turned=True), MASKED)
         higher = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.where(seen, jnp.exp(scores - higher), 0.0)
         shrink = jnp.exp(top - higher)
         values = v_ref[some, :]
-        mixed = mixed * shrink + _dot(weights.astype(values.dtype), values)
+        mixed = mixed * shrink + product(weights.astype(values.dtype), values)
         return mixed, higher, total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
 
     column = (size, 1)
@@ -288,9 +273,9 @@ def _dq_body(
     def add(some: pl.Slice, dq: Array) -> Array:
         keys = k_ref[some, :]
         seen = sees(*q_tags, *_rows(k_tags_ref, some, 2))
-        p = jnp.where(seen, jnp.exp(_dot_last(q, keys) - lse), 0.0)
-        ds = p * (_dot_last(do, v_ref[some, :]) - delta)
-        return dq + _dot(ds.astype(keys.dtype), keys)
+        p = jnp.where(seen, jnp.exp(product(q, keys, turned=True) - lse), 0.0)
+        ds = p * (product(do, v_ref[some, :], turned=True) - delta)
+        return dq + product(ds.astype(keys.dtype), keys)
 
     dq = _over_seen(count_ref, order_ref, size, blocks, add, jnp.zeros(q.shape, jnp.float32))
     dq_ref[...] = dq.astype(dq_ref.dtype)
@@ -323,9 +308,9 @@ def _dkv_body(
         for head in range(group):
             q, do = q_ref[head, some, :], do_ref[head, some, :]
             lse, delta = lse_ref[pl.ds(head, 1), some], delta_ref[pl.ds(head, 1), some]
-            p = jnp.where(seen, jnp.exp(_dot_last(keys, q) - lse), 0.0)
-            ds = p * (_dot_last(values, do) - delta)
-            dk, dv = dk + _dot(ds.astype(q.dtype), q), dv + _dot(p.astype(do.dtype), do)
+            p = jnp.where(seen, jnp.exp(product(keys, q, turned=True) - lse), 0.0)
+            ds = p * (product(values, do, turned=True) - delta)
+            dk, dv = dk + product(ds.astype(q.dtype), q), dv + product(p.astype(do.dtype), do)
         return dk, dv
 
     zero = jnp.zeros(keys.shape, jnp.float32)
@@ -350,15 +335,6 @@ def _columns(tags_ref: Any) -> list[Array]:
 
 def _rows(tags_ref: Any, some: pl.Slice, count: int) -> list[Array]:
     return [tags_ref[pl.ds(i, 1), some] for i in range(count)]
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.dot(a, b, preferred_element_type=jnp.float32)
-
-
-def _dot_last(a: Array, b: Array) -> Array:
-    """a b^T."""
-    return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _size(target: Target) -> int:
