@@ -1,6 +1,5 @@
 """`LatentUM.from_pretrained(...)`: a folder in, a model that answers, draws and plans out."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from latentum_jax.convert.published import open_model, write_published
@@ -21,7 +21,6 @@ from latentum_jax.generate.prompt import (
     encode_images,
     look_up_codes,
     show_codes,
-    with_slots,
 )
 from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY, SAMPLED, Sampling, row_seeds
@@ -30,27 +29,11 @@ from latentum_jax.models import latentum as net
 from latentum_jax.models.folder import CHECKPOINT, ModelFolder, write_folder
 from latentum_jax.models.stored import Lazy
 from latentum_jax.pixel_decoder import STEPS, PixelDecoder
+from latentum_jax.prompter import STEP_TEXT, Mode, Plan, Prompter
 from latentum_jax.tokenizer import user_turn
 
-STEP_TEXT = 8  # tokens before each image of a fine plan, where the caller does not say
-PLAN_TEXT = 144  # tokens before and after the image of a coarse one
-PROMPT_STEP = 32  # prompts are padded to a multiple of this, so that few programs are compiled
 TILE_STEP = 4  # and batches of tiles to a multiple of this
 Features = Literal["continuous", "quantized"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a planner said and imagined: `text` with `<img></img>` where it drew `codes[i]`.
-
-    steps: the text before each image and after the last; codes: int32 [images, L, C];
-    finished: whether it ended by itself.
-    """
-
-    text: str
-    steps: tuple[str, ...]
-    codes: np.ndarray
-    finished: bool
 
 
 class LatentUM:
@@ -59,6 +42,7 @@ class LatentUM:
     def __init__(self, folder: ModelFolder, *, dtype: str = "float32", weights: str | None = None):
         self.config, self.chat = folder.config, folder.chat
         self.tokenizer, self.ids = folder.tokenizer, folder.tokenizer.ids
+        self.prompter = Prompter(folder.config, folder.chat, folder.tokenizer)
         self.usage = None if folder.usage is None else np.asarray(folder.usage)
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
@@ -231,7 +215,7 @@ class LatentUM:
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        mode: Literal["fine", "coarse"] = "fine",
+        mode: Mode = "fine",
         prompt: str | None = None,
         max_steps: int = 16,
         max_text: int | None = None,
@@ -245,28 +229,26 @@ class LatentUM:
         one move and one image, or "coarse", describe, draw the plan, answer. `prompt` says
         something else instead. A step's text has at most `max_text` tokens.
         """
-        if mode not in ("fine", "coarse"):
-            raise ValueError(f"mode is {mode!r}, expected 'fine' or 'coarse'")
-        own = self.chat.fine_prompt if mode == "fine" else self.chat.coarse_prompt
-        prompt = own if prompt is None else prompt
-        if not prompt.strip():
-            raise ValueError(f"the prompt is empty: this model has none of its own for {mode!r}")
+        turn, limits = self.prompter.planning(mode, prompt, max_steps, max_text)
         shown = embed_images(self.model, self.params, self._pixels(images, "bilinear"), False)
-        fine = mode == "fine"
-        limits = Limits(
-            steps=max_steps if fine else 2,
-            images=max_steps if fine else 1,
-            text=max_text or (STEP_TEXT if fine else PLAN_TEXT),
-        )
-        prompts = [user_turn(f"{prompt}<image>", self.chat.system)] * len(shown)
-        rows = self._interleave(prompts, shown, [[1]] * len(shown), limits, text, codes, seeds)
-        return [self._plan(rows, i) for i in range(len(shown))]
+        prompts, counts = [turn] * len(shown), [[1]] * len(shown)
+        rows = self._interleave(prompts, shown, counts, limits, text, codes, seeds)
+        return [self.prompter.plan(*_said(rows, i)) for i in range(len(shown))]
 
     def steps_that_fit(self, max_text: int = STEP_TEXT) -> int:
         """How many steps of a fine plan, with `max_text` tokens each, the context has room for."""
-        prompt = self._tokens(user_turn(f"{self.chat.fine_prompt}<image>", self.chat.system))
-        a_step = Limits(steps=1, images=1, text=max_text).room(self.config.vision.num_tokens)
-        return (self.config.language.max_positions - len(prompt)) // a_step
+        turn, a_step = self.prompter.planning("fine", None, 1, max_text)
+        room = self.config.language.max_positions - len(self.prompter.tokens(turn))
+        return room // a_step.room(self.config.vision.num_tokens)
+
+    def embed_turn(
+        self, turn: str, image: ImageLike, resample: str, limits: Limits
+    ) -> Float[np.ndarray, "T D"]:
+        """One turn about one image, embedded, for an answer within these limits."""
+        shown = embed_images(self.model, self.params, self._pixels(image, resample), False)
+        room = limits.room(self.config.vision.num_tokens)
+        embedded, lengths = self._embed([turn], shown, [[1]], room)
+        return np.asarray(embedded[0, : int(lengths[0])])
 
     def encode(self, images: ImageLike | Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray]:
         """Features V [B L F] and codes [B L C] of images, as the planner reads them."""
@@ -290,7 +272,7 @@ class LatentUM:
             if not prompt.strip():
                 raise ValueError("the prompt is empty, expected a description of the image")
         texts = [self.tokenizer.encode(prompt) for prompt in prompts]
-        tokens, lengths = self._pad(texts, self.config.vision.num_tokens)
+        tokens, lengths = self.prompter.pad(texts, self.config.vision.num_tokens)
         return self._draw(tokens, lengths, guidance, sampling, seeds)
 
     def _draw(
@@ -327,14 +309,11 @@ class LatentUM:
         asked = [questions] * len(counts) if isinstance(questions, str) else list(questions)
         if len(asked) != len(counts):
             raise ValueError(f"{len(asked)} questions about {len(counts)} images, expected as many")
-        for question in asked:
-            if not question.strip():
-                raise ValueError("the question is empty")
-        prompts = [user_turn(f"<image>\n{question}", self.chat.system) for question in asked]
+        prompts = [self.prompter.question(question) for question in asked]
         limits = Limits(steps=1, images=0, text=max_new_tokens)
         places = [[count] for count in counts]
         rows = self._interleave(prompts, shown, places, limits, sampling, GREEDY, seeds)
-        return [self._text(rows, i) for i in range(len(asked))]
+        return [self.prompter.text(_said(rows, i)[0]) for i in range(len(asked))]
 
     def _interleave(
         self,
@@ -369,29 +348,10 @@ class LatentUM:
         room: int,
     ) -> tuple[jax.Array, jax.Array]:
         """Prompts [B T D] and their lengths; `counts` as in `_tokens`, a list for each row."""
-        texts = [self._tokens(text, n) for text, n in zip(prompts, counts, strict=True)]
-        tokens, lengths = self._pad(texts, room)
+        texts = [self.prompter.tokens(text, n) for text, n in zip(prompts, counts, strict=True)]
+        tokens, lengths = self.prompter.pad(texts, room)
         is_slot = tokens == self.ids.img_context
         return embed_prompt(self.model, self.params, tokens, is_slot, shown), lengths
-
-    def _tokens(self, prompt: str, counts: Sequence[int] = (1,)) -> tuple[int, ...]:
-        """Ids of a prompt, each `<image>` standing for `<img>`, L slots a tile and `</img>`."""
-        length = self.config.vision.num_tokens
-        return self.tokenizer.encode(with_slots(prompt, [length * count for count in counts]))
-
-    def _pad(self, texts: Sequence[Sequence[int]], room: int) -> tuple[jax.Array, jax.Array]:
-        lengths = [len(text) for text in texts]
-        longest, most = max(lengths), self.config.language.max_positions
-        if longest + room > most:
-            raise ValueError(
-                f"the prompt has {longest} tokens and {room} more are asked for, "
-                f"the context has {most}"
-            )
-        width = -(-longest // PROMPT_STEP) * PROMPT_STEP
-        tokens = np.full((len(texts), width), self.ids.pad, np.int32)
-        for row, text in zip(tokens, texts, strict=True):
-            row[: len(text)] = text
-        return jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32)
 
     def _pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
         vision = self.config.vision
@@ -412,17 +372,11 @@ class LatentUM:
         pixels = np.concatenate(cut)
         return jnp.asarray(np.pad(pixels, [(0, -len(pixels) % TILE_STEP), *[(0, 0)] * 3])), counts
 
-    def _text(self, rows: Rows, index: int) -> str:
-        said = rows.tokens[index, : rows.count[index]].tolist()
-        return self.tokenizer.decode([i for i in said if i != self.ids.im_end]).strip()
 
-    def _plan(self, rows: Rows, index: int) -> Plan:
-        said = rows.tokens[index, : rows.count[index]].tolist()
-        finished = bool(said) and said[-1] == self.ids.im_end
-        text = self.tokenizer.decode(said[:-1] if finished else said, keep_special=True)
-        pieces = text.replace("<img>", "").split("</img>")
-        codes = rows.codes[index, : rows.images[index]]
-        return Plan(text, tuple(piece.strip() for piece in pieces), codes, finished)
+def _said(rows: Rows, index: int) -> tuple[list[int], np.ndarray]:
+    """Tokens and images of a row."""
+    tokens = rows.tokens[index, : rows.count[index]].tolist()
+    return tokens, rows.codes[index, : rows.images[index]]
 
 
 def find_model(path: str | Path) -> Path:
