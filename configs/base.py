@@ -22,6 +22,8 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "steps": 0,
             "checkpoint_every": 500,
             "keep": 2,
+            "loss_chunk": 0,  # tokens whose logits are made at once, 0 for all
+            "max_skipped": 20,  # steps whose loss or gradient was not finite
             "ema": 0.0,
             "optimizer": {
                 "learning_rate": 1e-3,

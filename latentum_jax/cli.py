@@ -9,13 +9,15 @@ from typing import Any
 
 from latentum_jax.arguments import Parser, counts, levels, number, positive, whole_number
 from latentum_jax.programs import keep_programs
+from latentum_jax.train.stopping import Stopped
 
 DEFAULT = "frozenlake-tiny"
 EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, 2 after a problem told on stderr, 130."""
+    """Runs a command; returns the exit status: 0, 2 after a problem told on stderr, 128 and the
+    number of the signal that ended it."""
     if argv is None:
         keep_programs()
     try:
@@ -27,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt:
         return 130
+    except Stopped as stopped:
+        print(f"latentum: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     except EXPECTED as error:
         print(f"latentum: error: {sentence(error)}", file=sys.stderr)
         return 2

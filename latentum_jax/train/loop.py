@@ -19,6 +19,7 @@ from latentum_jax.train.optim import make_optimizer, make_schedule
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.start import start_of
 from latentum_jax.train.state import TrainState, make_step, start_state
+from latentum_jax.train.stopping import Requests, Stopped
 
 
 def train(config: ConfigDict, workdir: Path) -> Path:
@@ -44,7 +45,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
     `workdir` gets config.json, metrics.jsonl, TensorBoard files, checkpoints/ and, at the end,
     model/ (the averaged weights where the config keeps an average).
 
-    Raises ValueError for a config that is wrong, FloatingPointError where the loss is not finite.
+    Raises ValueError for a config that is wrong, FloatingPointError where loss or gradients were
+    not finite in more than `max_skipped` steps, Stopped where SIGTERM or Ctrl-C asked for it.
     """
     done = workdir / "model"
     if (done / "config.json").is_file() and _finished(workdir) >= config.steps:
@@ -87,6 +89,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         self.schedule = make_schedule(config.optimizer, config.steps)
+        self.skipped = 0
         self.metrics: Any = None
         self.board: Any = None
 
@@ -104,7 +107,7 @@ class Run:
         total, config = self.config.steps, self.config
         bar = tqdm(total=total, initial=step, desc=config.stage, unit="step", mininterval=1.0)
         began, pending = time.perf_counter(), None
-        with bar:
+        with bar, Requests() as asked:
             while step < total:
                 batch = next(iterator)
                 state, metrics = step_fn(state, batch)
@@ -113,10 +116,13 @@ class Run:
                 if pending is not None:
                     began = self._log(*pending, began, bar)
                 pending = (step, len(batch["pixels"]), metrics)
-                if step % config.checkpoint_every == 0 or step == total:
+                due = step % config.checkpoint_every == 0 or step == total
+                if due or asked.number is not None:
                     began = self._log(*pending, began, bar)
                     pending = None
                     self.checkpoints.save(step, state, iterator.get_state())
+                if asked.number is not None and step < total:
+                    raise Stopped(asked.number, step)
         return state
 
     def close(self) -> None:
@@ -129,6 +135,7 @@ class Run:
     def _open_logs(self, step: int) -> None:
         path = self.workdir / "metrics.jsonl"
         kept = _metrics_until(path, step)
+        self.skipped = sum("skipped" in json.loads(line) for line in kept)
         part = path.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept))
         shutil.move(part, path)
@@ -138,17 +145,27 @@ class Run:
     def _log(self, step: int, rows: int, metrics: Any, began: float, bar: Any) -> float:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"the loss of step {step} is {values['loss']}")
+        skipped = {"skipped": 1} if values.pop("skipped") else {}
+        self.skipped += len(skipped)
         rate = rows / (now - began)
-        line = {"step": step, **values, "rate": rate, "learning_rate": float(self.schedule(step))}
+        line = {"step": step, **values, **skipped, "rate": rate}
+        line["learning_rate"] = float(self.schedule(step))
         self.metrics.write(json.dumps({k: _short(v) for k, v in line.items()}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         bar.set_postfix(loss=f"{values['loss']:.3f}", rate=f"{rate:.0f}/s", refresh=False)
         bar.update(1)
+        if self.skipped > self.config.max_skipped:
+            raise FloatingPointError(
+                f"the loss of step {step} is {values['loss']}, its gradient's norm "
+                f"{values['grad_norm']}: {self.skipped} steps were skipped for such, "
+                f"max_skipped is {self.config.max_skipped}"
+            )
         return now
 
 
-def _short(value: float | int) -> float | int:
-    return value if isinstance(value, int) else float(f"{value:.7g}")
+def _short(value: float | int) -> float | int | None:
+    """What JSON can say of a number."""
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None

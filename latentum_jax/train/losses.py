@@ -1,5 +1,7 @@
 """Training objectives, each one equation of the paper. All are computed in fp32."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,8 +12,10 @@ from latentum_jax.models.quantizer import look_up, squared_distances
 
 def weighted_mean(values: Shaped[Array, "*b"], weights: Shaped[Array, "*b"]) -> Float[Array, ""]:
     """Mean over the places that count (a mask), or count more or less; 0 where none does."""
-    total = jnp.sum(weights)
-    return jnp.sum(values * weights) / jnp.where(total > 0, total, 1)
+    return mean_of(jnp.sum(values * weights), jnp.sum(weights))
+
+
+Sums = tuple[Float[Array, ""], ...]
 
 
 def text_loss(
@@ -21,12 +25,67 @@ def text_loss(
 
     Labels and weights stand at their own token: logits at t are scored against the label at t + 1.
     """
-    logits, labels = logits[:, :-1], labels[:, 1:]
+    return loss_and_accuracy(text_sums(logits[:, :-1], labels[:, 1:], weights[:, 1:]))
+
+
+def text_sums(
+    logits: Float[Array, "*b vocab"], labels: Int[Array, "*b"], weights: Float[Array, "*b"]
+) -> Sums:
+    """Weighted losses and their weights, hits and their number, summed over labels >= 0."""
     mask = labels >= 0
     safe = jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
-    hits = jnp.argmax(logits, -1) == safe
-    return weighted_mean(losses, weights[:, 1:] * mask), weighted_mean(hits, mask)
+    hits, counts = (jnp.argmax(logits, -1) == safe) & mask, weights * mask
+    total = lambda x: jnp.sum(x, dtype=jnp.float32)  # noqa: E731
+    return total(losses * counts), total(counts), total(hits), total(mask)
+
+
+def loss_and_accuracy(sums: Sums) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Of `text_sums`."""
+    loss, weight, hits, count = sums
+    return mean_of(loss, weight), mean_of(hits, count)
+
+
+def mean_of(total: Shaped[Array, ""], weight: Shaped[Array, ""]) -> Float[Array, ""]:
+    """total / weight; 0 where nothing counts."""
+    return total / jnp.where(weight > 0, weight, 1)
+
+
+def over_words(
+    sums: Callable[..., Sums],
+    head: Callable[[Array], Array],
+    hidden: Sequence[Float[Array, "B T D"]],
+    labels: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    chunk: int,
+) -> Sums:
+    """`sums(*logits, labels, weights)` of the next tokens, where logits are head(hidden).
+
+    With `chunk` above 0 logits of no more than so many tokens are ever in memory, in the backward
+    pass neither: those of a batch at 151,936 words would be the largest array of a training step.
+    """
+    labels, weights = labels[:, 1:], weights[:, 1:]
+    if not chunk:
+        return sums(*(head(h)[:, :-1] for h in hidden), labels, weights)
+
+    def chunks(x: Array, fill: int) -> Array:
+        x = x.reshape(-1, *x.shape[2:])
+        rest = [(0, 0)] * (x.ndim - 1)
+        x = jnp.pad(x, [(0, -len(x) % chunk), *rest], constant_values=fill)
+        return x.reshape(-1, chunk, *x.shape[1:])
+
+    def of(part: tuple[Array, ...]) -> Sums:
+        *some, labels, weights = part
+        return sums(*map(head, some), labels, weights)
+
+    @jax.checkpoint
+    def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
+        return jax.tree.map(jnp.add, total, of(part)), None
+
+    parts = *(chunks(h[:, :-1], 0) for h in hidden), chunks(labels, -1), chunks(weights, 0)
+    shapes = jax.eval_shape(of, tuple(x[0] for x in parts))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zero, parts)[0]
 
 
 def code_loss(
@@ -53,8 +112,19 @@ def kl_loss(
     weights: Float[Array, "B T"],
 ) -> Float[Array, ""]:
     """KL(teacher || student) of the next-token distributions over answer positions (MBAQ)."""
-    answers = weights[:, 1:] * (labels[:, 1:] >= 0)
-    return weighted_mean(divergence(teacher[:, :-1], student[:, :-1]), answers)
+    sums = kl_sums(teacher[:, :-1], student[:, :-1], labels[:, 1:], weights[:, 1:])
+    return mean_of(*sums)
+
+
+def kl_sums(
+    teacher: Float[Array, "*b vocab"],
+    student: Float[Array, "*b vocab"],
+    labels: Int[Array, "*b"],
+    weights: Float[Array, "*b"],
+) -> Sums:
+    """Weighted divergences and their weights, summed over labels >= 0."""
+    counts = weights * (labels >= 0)
+    return jnp.sum(divergence(teacher, student) * counts), jnp.sum(counts)
 
 
 def mcq_loss(

@@ -60,7 +60,10 @@ def start_state(
 def make_step(
     stage: Stage, optimizer: optax.GradientTransformation, *, seed: int, ema_decay: float
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """(state, batch) -> (state, metrics); randomness is folded from the seed and the step."""
+    """(state, batch) -> (state, metrics); randomness is folded from the seed and the step.
+
+    A step whose loss or gradient is not finite changes nothing: metrics have `skipped` 1, not 0.
+    """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key, after_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
@@ -71,7 +74,9 @@ def make_step(
         (value, (metrics, left)), grads = jax.value_and_grad(loss, has_aux=True)(state.trainable)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        metrics = {"loss": value, "grad_norm": norm, "skipped": 1.0 - finite, **metrics}
         extra = state.extra
         if stage.after is not None:
             trainable, extra, more = stage.after(trainable, extra, left, after_key)
@@ -81,6 +86,10 @@ def make_step(
             # A short memory at first, so that the random start is forgotten.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = optax.incremental_update(trainable, ema, 1.0 - decay)
+        made = (trainable, opt_state, ema, extra)
+        kept = (state.trainable, state.opt_state, state.ema, state.extra)
+        made = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, kept)
+        trainable, opt_state, ema, extra = made
         state = TrainState(state.step + 1, trainable, state.frozen, opt_state, ema, extra)
         return state, metrics
 

@@ -4,6 +4,7 @@ Every run has the same four steps, so that a stage is compiled once for the whol
 """
 
 import json
+import signal
 
 import chex
 import numpy as np
@@ -20,6 +21,8 @@ from latentum_jax.train.loop import train, train_stage
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.stages import STAGES
 from latentum_jax.train.start import starting_model
+from latentum_jax.train.state import make_step
+from latentum_jax.train.stopping import Stopped
 from tests.models_on_disk import random_model, write_random_model
 
 BUCKETS = {
@@ -138,6 +141,59 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatc
     for ours, theirs in zip(metrics_of(broken), metrics_of(whole), strict=True):
         assert {**ours, "rate": 0} == {**theirs, "rate": 0}
     assert not changed(whole / "model", broken / "model")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_at_a_checkpoint(start, tmp_path, monkeypatch, number):
+    """Breaks if a machine that is taken away costs the steps since the last checkpoint, or if the
+    run that goes on is another."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    config = config_of("mbaq", start, checkpoint_every=4)
+    train_stage(config, whole)
+
+    def signals_itself(*args):
+        step = make_step(*args[:2], **{"seed": config.seed, "ema_decay": config.ema})
+
+        def one(state, batch):
+            if int(state.step) == 1:
+                signal.raise_signal(number)
+            return step(state, batch)
+
+        return one
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_step", lambda *args, **_: signals_itself(*args))
+        with pytest.raises(Stopped, match=f"{number.name}: stopped after step 2, the same command"):
+            train_stage(config, stopped)
+    assert len(metrics_of(stopped)) == 2 and not (stopped / "model").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was before
+    train_stage(config, stopped)
+    for ours, theirs in zip(metrics_of(stopped), metrics_of(whole), strict=True):
+        assert {**ours, "rate": 0} == {**theirs, "rate": 0}
+    assert not changed(whole / "model", stopped / "model")
+
+
+def test_bad_steps_are_counted_up_to_a_limit(start, tmp_path, monkeypatch):
+    """Breaks if a run goes on for days on batches that teach it nothing, or stops at the first."""
+
+    def spoilt(*args):
+        make = make_batches(*args)
+
+        def one(index):
+            batch = make(index)
+            if index in (1, 2):
+                batch["weights"] = np.full_like(batch["weights"], np.nan)
+            return batch
+
+        return one
+
+    monkeypatch.setattr(begin, "make_batches", spoilt)
+    train_stage(config_of("mbaq", start, max_skipped=2), tmp_path / "goes_on")
+    lines = metrics_of(tmp_path / "goes_on")
+    assert [line.get("skipped") for line in lines] == [None, 1, 1, None]
+    assert lines[1]["loss"] is None and np.isfinite(lines[3]["loss"])
+    with pytest.raises(FloatingPointError, match="2 steps were skipped for such, max_skipped is 1"):
+        train_stage(config_of("mbaq", start, max_skipped=1), tmp_path / "stops")
 
 
 def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The objectives: MBAQ's against the public code, the others by hand or against torch."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,9 +10,14 @@ import torch
 from latentum_jax.train.losses import (
     code_loss,
     kl_loss,
+    kl_sums,
+    loss_and_accuracy,
     mcq_loss,
+    mean_of,
+    over_words,
     reconstruction_loss,
     text_loss,
+    text_sums,
     weighted_mean,
 )
 from tests import published
@@ -94,6 +101,46 @@ def test_kl_loss_equals_torch():
         log_target=True,
     )
     np.testing.assert_allclose(alone, first, rtol=1e-5)
+
+
+def test_logits_in_chunks_are_the_same_loss():
+    """2 x 64 places in chunks of 24, the last of which is not full. Breaks if a place is lost,
+    counted twice or scored against another label, or if what fills the last chunk counts."""
+    rng = np.random.default_rng(2)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    states, other, table = draw(2, 65, 8), draw(2, 65, 8), draw(8, 4096)
+    labels = jnp.asarray(rng.integers(-1, 4096, (2, 65)))
+    weights = jnp.asarray(rng.uniform(0, 2, (2, 65)), jnp.float32)
+
+    def value(hidden, table, chunk, sums=text_sums):
+        made = over_words(sums, lambda h: h @ table, hidden, labels, weights, chunk)
+        return mean_of(*made[:2]), made
+
+    both = jax.value_and_grad(value, (0, 1), has_aux=True)
+    for hidden, sums in (([states], text_sums), ([other, states], kl_sums)):
+        whole = both(hidden, table, 0, sums)
+        chex.assert_trees_all_close(both(hidden, table, 24, sums), whole, rtol=2e-5, atol=1e-6)
+    expected = text_loss(states @ table, labels, weights)
+    chex.assert_trees_all_close(loss_and_accuracy(value([states], table, 24)[1]), expected)
+
+
+def test_logits_of_a_batch_are_never_in_memory():
+    """Logits [4 512 8192] in fp32 are 67 MB. Breaks if the backward pass keeps those of chunks."""
+    states, table = jnp.zeros((4, 513, 16)), jnp.zeros((16, 8192))
+    labels = jnp.zeros((4, 513), jnp.int32)
+    sizes = {}
+    for chunk in (0, 128):
+
+        def loss(states, table, chunk=chunk):
+            head = lambda h: h @ table  # noqa: E731
+            return mean_of(
+                *over_words(text_sums, head, [states], labels, jnp.ones((4, 513)), chunk)[:2]
+            )
+
+        made = jax.jit(jax.grad(loss, (0, 1))).lower(states, table).compile()
+        sizes[chunk] = made.memory_analysis().temp_size_in_bytes
+    assert sizes[0] >= 4 * 512 * 8192 * 4
+    assert sizes[128] < sizes[0] / 4
 
 
 def test_reconstruction_loss():

@@ -7,10 +7,18 @@ from ml_collections import ConfigDict
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.quantizer import Quantized, restart_dead_codes, usage_of
 from latentum_jax.tokenizer import SpecialIds
-from latentum_jax.train.losses import kl_loss, mcq_loss, reconstruction_loss, text_loss
+from latentum_jax.train.losses import (
+    Sums,
+    kl_sums,
+    loss_and_accuracy,
+    mcq_loss,
+    mean_of,
+    reconstruction_loss,
+    text_sums,
+)
 from latentum_jax.train.stages.sequence import Batch, Pictures, apply, read_pictures, shown_pictures
 from latentum_jax.train.stages.stage import Metrics, Stage
-from latentum_jax.train.stages.vlm import answer_logits
+from latentum_jax.train.stages.vlm import answer_hidden, answer_sums
 
 OBJECTIVES = ("kl", "mse", "cosine")
 
@@ -18,7 +26,7 @@ OBJECTIVES = ("kl", "mse", "cosine")
 def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
     """KL to the same model on unquantized features (or an ablation's distance) + L_MCQ."""
     q = model.config.quantizer
-    objective = config.objective
+    objective, chunk = config.objective, config.loss_chunk
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}, expected one of {OBJECTIVES}")
 
@@ -26,11 +34,13 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         pictures = read_pictures(model, params, batch, quantize=False)
         target = shown_pictures(model, params, batch, pictures, None)
         quantized, made = quantized_pictures(model, params, pictures)
-        student = answer_logits(model, params, batch, made)
+        student = answer_hidden(model, params, batch, made)
         if objective == "kl":
-            teacher = jax.lax.stop_gradient(answer_logits(model, params, batch, target))
-            aligned = kl_loss(teacher, student, batch["labels"], batch["weights"])
+            teacher = jax.lax.stop_gradient(answer_hidden(model, params, batch, target))
+            sums = answer_sums(both_sums, model, params, batch, [teacher, student], chunk)
+            aligned = mean_of(*sums[:2])
         else:
+            sums = answer_sums(text_sums, model, params, batch, [student], chunk)
             aligned = reconstruction_loss(objective, target, made)
         mcq = mcq_loss(
             quantized.z,
@@ -39,7 +49,7 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
             commitment=q.commitment,
             entropy=q.entropy,
         )
-        answer, accuracy = text_loss(student, batch["labels"], batch["weights"])
+        answer, accuracy = loss_and_accuracy(sums[-4:])
         metrics: Metrics = {"aligned": aligned, "answer": answer, "accuracy": accuracy}
         metrics |= {f"mcq_{name}": value for name, value in mcq.items()}
         return aligned + mcq["total"], (metrics, (quantized.z, quantized.codes))
@@ -58,6 +68,11 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
 
     start_usage = jnp.full((q.num_codebooks, q.codebook_size), 1.0 / q.codebook_size)
     return Stage(trainable=r"^quantizer/", loss=loss, extra={"usage": start_usage}, after=after)
+
+
+def both_sums(teacher: jax.Array, student: jax.Array, *labels: jax.Array) -> Sums:
+    """Sums of the divergence, and of the student's own losses and hits."""
+    return *kl_sums(teacher, student, *labels), *text_sums(student, *labels)
 
 
 def quantized_pictures(

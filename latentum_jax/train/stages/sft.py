@@ -6,11 +6,11 @@ from ml_collections import ConfigDict
 
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
-from latentum_jax.train.losses import text_loss
+from latentum_jax.train.losses import loss_and_accuracy, text_sums
 from latentum_jax.train.stages.mome import drawn_loss, drop_condition
-from latentum_jax.train.stages.sequence import Batch, apply, dual_sequence
+from latentum_jax.train.stages.sequence import Batch, dual_sequence
 from latentum_jax.train.stages.stage import Stage
-from latentum_jax.train.stages.vlm import UNDERSTANDING
+from latentum_jax.train.stages.vlm import UNDERSTANDING, answer_sums
 
 GENERATION = r"^language/layers/gen/|^head/"
 TRAINABLE = {
@@ -46,8 +46,9 @@ def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         )
         total, metrics = jnp.zeros(()), {}
         if part != "vision":
-            logits = apply(model, params, "text_logits", hidden["und"])
-            text, metrics["accuracy"] = text_loss(logits, batch["labels"], batch["weights"])
+            states, chunk = [hidden["und"]], config.loss_chunk
+            sums = answer_sums(text_sums, model, params, batch, states, chunk)
+            text, metrics["accuracy"] = loss_and_accuracy(sums)
             metrics["text"] = text
             total += text
         if codes is not None:

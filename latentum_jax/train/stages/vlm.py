@@ -3,13 +3,16 @@
 At full size this is InternVL's own training; the tiny model has nothing to start from but this.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+
 import jax
 from ml_collections import ConfigDict
 
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Stream
 from latentum_jax.tokenizer import SpecialIds
-from latentum_jax.train.losses import text_loss
+from latentum_jax.train.losses import Sums, loss_and_accuracy, over_words, text_sums
 from latentum_jax.train.stages.sequence import (
     Batch,
     apply,
@@ -31,8 +34,9 @@ def vlm_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
         pictures = read_pictures(model, params, batch, quantize=False)
         shown = shown_pictures(model, params, batch, pictures, None)
-        logits = answer_logits(model, params, batch, shown)
-        value, accuracy = text_loss(logits, batch["labels"], batch["weights"])
+        hidden = answer_hidden(model, params, batch, shown)
+        sums = answer_sums(text_sums, model, params, batch, [hidden], config.loss_chunk)
+        value, accuracy = loss_and_accuracy(sums)
         metrics: Metrics = {"accuracy": accuracy}
         return value, (metrics, ())
 
@@ -41,7 +45,25 @@ def vlm_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
 
 def answer_logits(model: LatentUM, params: Params, batch: Batch, shown: jax.Array) -> jax.Array:
     """Next-token logits [B T vocab] of U alone, its pictures embedded as `shown` [B J L D]."""
+    return apply(model, params, "text_logits", answer_hidden(model, params, batch, shown))
+
+
+def answer_hidden(model: LatentUM, params: Params, batch: Batch, shown: jax.Array) -> jax.Array:
+    """What these logits are made of, [B T D]."""
     x = {"und": understanding_inputs(model, params, batch, shown)}
     stream = Stream({"und": understanding_placement(batch)})
     hidden, _ = apply(model, params, "hidden", x, stream)
-    return apply(model, params, "text_logits", hidden["und"])
+    return hidden["und"]
+
+
+def answer_sums(
+    sums: Callable[..., Sums],
+    model: LatentUM,
+    params: Params,
+    batch: Batch,
+    hidden: Sequence[jax.Array],
+    chunk: int,
+) -> Sums:
+    """`sums` of the next-token logits of hidden states [B T D], see `losses.over_words`."""
+    head = functools.partial(apply, model, params, "text_logits")
+    return over_words(sums, head, hidden, batch["labels"], batch["weights"], chunk)
