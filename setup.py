@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "latentum_jax/__init__.py").read_text())[1]
 
 CORE = [
-    "jax>=0.7.1",
+    "jax>=0.9.2",
     "flax>=0.11.0",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.20",

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
         },
         "sft": {
             "stage": "sft",
-            "steps": 7500,
+            "steps": 6600,
             "code_noise": 0.05,
             "stale_tokens": 0.3,
             "optimizer": {"learning_rate": 1e-3, "warmup": 200},

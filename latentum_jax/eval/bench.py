@@ -199,7 +199,7 @@ def _model_jobs(model: LatentUM, params: Params, batch: int) -> list[Job]:
     drawing = _img_alone(params)
 
     def plan(seed: int) -> jax.Array:
-        return reason(seed, drawing, dataclasses.replace(ids, img=0), PLAN).codes
+        return reason(seed, drawing, dataclasses.replace(ids, img=0, img_end=1), PLAN).codes
 
     return [
         Job("encode", encode, batch, 0),
