@@ -8,7 +8,8 @@ from latentum_jax.data.frozenlake.frames import State, draw, start_state, states
 from latentum_jax.data.frozenlake.mazes import Maze, shortest_path
 from latentum_jax.data.frozenlake.questions import KINDS, ask, parse_caption
 from latentum_jax.pixel_decoder import PixelDecoder
-from latentum_jax.pretrained import LatentUM, Plan
+from latentum_jax.pretrained import LatentUM
+from latentum_jax.prompter import Plan, Prompter
 from tests.models_on_disk import random_model
 
 
@@ -26,6 +27,7 @@ class FakeModel(LatentUM):
     ):
         folder = random_model()
         self.config, self.chat, self.tokenizer = folder.config, folder.chat, folder.tokenizer
+        self.prompter = Prompter(folder.config, folder.chat, folder.tokenizer)
         self.route, self.late = route, late
         self.numbers: dict[bytes, int] = {}
         self.shows: dict[int, State] = {}

@@ -1,5 +1,6 @@
 """The benchmark, with models whose plans are known."""
 
+import dataclasses
 import json
 from collections import deque
 from types import SimpleNamespace
@@ -147,5 +148,6 @@ def test_step_limit():
     assert vsp.step_limit(model, [wide]) == 17
     # a step is its text, <img>, the visual tokens and </img>
     used = 4 * (STEP_TEXT + 1 + SMALL.vision.num_tokens + 1)
-    model.tokenizer = SimpleNamespace(encode=lambda text: (0,) * (CONTEXT - used))
+    long = SimpleNamespace(encode=lambda text: (0,) * (CONTEXT - used))
+    model.prompter = dataclasses.replace(model.prompter, tokenizer=long)
     assert vsp.step_limit(model, [wide]) == 4

@@ -58,7 +58,7 @@ def test_tokens_and_pixels_are_the_published_ones(model, text):
     for step in range(2):
         asked = user_turn(prompt(text["actions"][step : step + 4]), model.chat.system)
         expected = golden[f"input_ids_step{step}"][0].tolist()
-        assert list(model._tokens(asked, [1] * 4)) == expected
+        assert list(model.prompter.tokens(asked, [1] * 4)) == expected
     pixels = np.stack([preprocess(frame, 112) for frame in FRAMES]).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(pixels, golden["pixel_values_step0"], atol=1e-6)
 

@@ -22,6 +22,8 @@ from latentum_jax.train.losses import mcq_loss
 from latentum_jax.train.stages import mbaq_stage
 from tests import published
 
+CONFIG = ConfigDict({"objective": "kl", "loss_chunk": 0})
+
 
 @pytest.fixture(scope="module")
 def golden():
@@ -93,7 +95,7 @@ def test_usage_in_training_equals_the_public_code():
     """A moving average of another decay restarts codes that are in use, or none ever."""
     golden = published.outputs("quantizer/train_mode")
     ids = SpecialIds(0, 1, 2, 3, 4, 5)
-    stage = mbaq_stage(LatentUM(published.config()), ConfigDict({"objective": "kl"}), ids)
+    stage = mbaq_stage(LatentUM(published.config()), CONFIG, ids)
     codebook = published.params()["quantizer"]["codebook"]
     z, usage = jnp.asarray(golden["z"]), jnp.asarray(golden["ema_before"])
     np.testing.assert_allclose(stage.extra["usage"], usage)
@@ -116,7 +118,7 @@ def test_perplexity_equals_the_public_code():
     config = published.config()
     still = dataclasses.replace(config.quantizer, usage_decay=1.0)
     model = LatentUM(dataclasses.replace(config, quantizer=still))
-    stage = mbaq_stage(model, ConfigDict({"objective": "kl"}), SpecialIds(0, 1, 2, 3, 4, 5))
+    stage = mbaq_stage(model, CONFIG, SpecialIds(0, 1, 2, 3, 4, 5))
     codebook = published.params()["quantizer"]["codebook"]
     left = jnp.zeros((1, 2, 32)), jnp.zeros((1, 2, 4), int)
     _, _, metrics = stage.after(
