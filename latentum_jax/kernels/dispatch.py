@@ -36,7 +36,6 @@ class Target:
         out_specs: Sequence[pl.BlockSpec],
         out_shape: Sequence[jax.ShapeDtypeStruct],
         name: str,
-        warps: int = 4,
     ) -> Callable[..., Any]:
         """`body(*number_refs, *in_refs, *out_refs)` over a grid.
 
@@ -58,7 +57,7 @@ class Target:
             )
         else:
             whole = [pl.BlockSpec(x.shape, lambda *at, n=x.ndim: (0,) * n) for x in numbers]
-            gpu = plgpu.CompilerParams(num_warps=warps, num_stages=2)
+            gpu = plgpu.CompilerParams(num_warps=4, num_stages=2)
             made = pl.pallas_call(
                 body,
                 grid=grid,

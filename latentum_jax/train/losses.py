@@ -18,20 +18,11 @@ def weighted_mean(values: Shaped[Array, "*b"], weights: Shaped[Array, "*b"]) -> 
 Sums = tuple[Float[Array, ""], ...]
 
 
-def text_loss(
-    logits: Float[Array, "B T vocab"], labels: Int[Array, "B T"], weights: Float[Array, "B T"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Weighted next-token cross-entropy over labels >= 0, and the accuracy of the greedy guess.
-
-    Labels and weights stand at their own token: logits at t are scored against the label at t + 1.
-    """
-    return loss_and_accuracy(text_sums(logits[:, :-1], labels[:, 1:], weights[:, 1:]))
-
-
 def text_sums(
     logits: Float[Array, "*b vocab"], labels: Int[Array, "*b"], weights: Float[Array, "*b"]
 ) -> Sums:
-    """Weighted losses and their weights, hits and their number, summed over labels >= 0."""
+    """Cross-entropies by weight and the weights, hits of the greedy guess and their number, summed
+    over labels >= 0."""
     mask = labels >= 0
     safe = jnp.where(mask, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
@@ -61,6 +52,7 @@ def over_words(
 ) -> Sums:
     """`sums(*logits, labels, weights)` of the next tokens, where logits are head(hidden).
 
+    Labels and weights stand at their own token: logits at t are scored against the label at t + 1.
     With `chunk` above 0 logits of no more than so many tokens are ever in memory, in the backward
     pass neither: those of a batch at 151,936 words would be the largest array of a training step.
     """
@@ -105,24 +97,13 @@ def divergence(
     return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
 
-def kl_loss(
-    teacher: Float[Array, "B T vocab"],
-    student: Float[Array, "B T vocab"],
-    labels: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-) -> Float[Array, ""]:
-    """KL(teacher || student) of the next-token distributions over answer positions (MBAQ)."""
-    sums = kl_sums(teacher[:, :-1], student[:, :-1], labels[:, 1:], weights[:, 1:])
-    return mean_of(*sums)
-
-
 def kl_sums(
     teacher: Float[Array, "*b vocab"],
     student: Float[Array, "*b vocab"],
     labels: Int[Array, "*b"],
     weights: Float[Array, "*b"],
 ) -> Sums:
-    """Weighted divergences and their weights, summed over labels >= 0."""
+    """KL(teacher || student) by weight (MBAQ) and the weights, summed over labels >= 0."""
     counts = weights * (labels >= 0)
     return jnp.sum(divergence(teacher, student) * counts), jnp.sum(counts)
 
