@@ -7,15 +7,16 @@ the picture and itself (see `models.attention`), so that a picture is encoded on
 """
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentum_jax.config import VisionConfig
+from latentum_jax.data.faults import BadSample
+from latentum_jax.data.lines import Lines
 from latentum_jax.images import ImageLike, see, square
 from latentum_jax.tokenizer import Tokenizer, user_turn
 
@@ -206,7 +207,7 @@ def interleaved_row(
 
 
 def question_row(
-    pixels: np.ndarray,
+    pixels: np.ndarray | None,
     turns: Sequence[tuple[str, str]],
     tokenizer: Tokenizer,
     shape: RowShape,
@@ -214,10 +215,15 @@ def question_row(
     system: str,
     as_codes: bool = False,
 ) -> Row:
-    """One picture and as many of the (question, answer) pairs about it as fit, in their order."""
+    """One picture and as many of the (question, answer) pairs about it as fit, in their order.
+
+    Without a picture the questions stand behind the system turn alone.
+    """
     builder = RowBuilder(tokenizer, shape)
     head, tail = user_turn("\0", system).split("\0")
-    builder.text(head).image(pixels, as_codes=as_codes).text("\n")
+    builder.text(head)
+    if pixels is not None:
+        builder.image(pixels, as_codes=as_codes).text("\n")
     for question, answer in turns:
         asked, said = tokenizer.encode(question + tail), tokenizer.encode(answer + "<|im_end|>")
         if len(asked) + len(said) <= builder.room():
@@ -230,26 +236,32 @@ def caption_row(caption: str, pixels: np.ndarray, tokenizer: Tokenizer, shape: R
     return RowBuilder(tokenizer, shape).text(caption).drawn(pixels).finish()
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+class InterleavedLines:
     """Samples of a JSONL file in the published layout, image paths made relative to its folder.
 
-    Raises ValueError naming the file and the line where a line does not have the form
-    `{"id", "messages": [user, assistant]}` with content lists of text and image entries.
+    Raises ValueError as `Lines`, which reads the file; `cache` is handed on to it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _read_sample(line, f"{path}, line {number}", path.parent)
+
+    def __init__(self, path: str | os.PathLike[str], *, cache: Path | None = None):
+        self.lines = Lines(path, cache=cache)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A sample, for `interleaved_row`.
+
+        Raises BadSample naming the file and the line where it does not have the form
+        `{"id", "messages": [user, assistant]}` with content lists of text and image entries.
+        """
+        return _sample(self.lines[index], self.where(index), self.lines.path.parent)
+
+    def where(self, index: int) -> str:
+        """The file and the number of the line."""
+        return self.lines.where(index)
 
 
-def _read_sample(line: str, where: str, folder: Path) -> dict[str, Any]:
-    try:
-        sample = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+def _sample(sample: Any, where: str, folder: Path) -> dict[str, Any]:
     try:
         messages = sample["messages"]
         roles = [message["role"] for message in messages]
@@ -260,9 +272,9 @@ def _read_sample(line: str, where: str, folder: Path) -> dict[str, Any]:
             elif not isinstance(part["text"], str):
                 raise TypeError("text is not a string")
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{where}: expected messages with role and content entries of text or image ({error})"
+        raise BadSample(
+            where, f"expected messages with role and content entries of text or image ({error})"
         ) from error
     if roles != ["user", "assistant"]:
-        raise ValueError(f"{where}: expected one user and one assistant message, got {roles}")
+        raise BadSample(where, f"expected one user and one assistant message, got {roles}")
     return sample

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -10,17 +9,16 @@ from ml_collections import ConfigDict
 from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig, VisionConfig
 from latentum_jax.data.frozenlake.stream import Bucket, MazePictures, MazeRows, Mazes, batch_of
 from latentum_jax.data.interleaved import (
+    InterleavedLines,
     Row,
     RowShape,
     interleaved_row,
     picture_row,
-    read_jsonl,
     stack,
 )
+from latentum_jax.data.pictures import Pictures
 from latentum_jax.images import load_image
 from latentum_jax.tokenizer import Tokenizer
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def make_batches(
@@ -57,9 +55,7 @@ def make_pictures(
     if data.source == "images":
         if references:
             raise ValueError("data.source 'images' has single pictures, and references are asked")
-        files = sorted(p for p in Path(data.path).rglob("*") if p.suffix.lower() in PICTURES)
-        if not files:
-            raise ValueError(f"{data.path} has no pictures ({', '.join(PICTURES)})")
+        files = Pictures(data.path)
         draw = lambda rng: picture_row(files[rng.integers(len(files))], vision, side)  # noqa: E731
         return lambda index: _picked(config.seed, index, data.rows, draw)
     raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'images'")
@@ -89,9 +85,7 @@ def _jsonl_batches(
     config: ConfigDict, model: LatentUMConfig, chat: ChatConfig, tokenizer: Tokenizer
 ) -> Callable[[int], Row]:
     data = config.data
-    samples = list(read_jsonl(data.path))
-    if not samples:
-        raise ValueError(f"{data.path}: no samples")
+    samples = InterleavedLines(data.path)
     shape = RowShape(data.length, data.images, data.targets, model.vision)
 
     def row(sample: dict) -> Row:
@@ -106,7 +100,7 @@ def _jsonl_batches(
         except ValueError as error:
             raise ValueError(f"{data.path}, sample {sample.get('id')!r}: {error}") from error
 
-    for sample in samples:  # a sample that does not fit is found before the first step
-        row(sample)
-    pick = lambda rng: row(samples[rng.integers(len(samples))])  # noqa: E731
+    for index in range(len(samples)):  # a sample that does not fit is found before the first step
+        row(samples[index])
+    pick = lambda rng: row(samples[int(rng.integers(len(samples)))])  # noqa: E731
     return lambda index: _picked(config.seed, index, data.rows, pick)

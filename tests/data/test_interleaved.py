@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latentum_jax.data.faults import BadSample
 from latentum_jax.data.interleaved import (
+    InterleavedLines,
     RowBuilder,
     RowShape,
     caption_row,
     question_row,
-    read_jsonl,
     stack,
 )
 from latentum_jax.tokenizer import user_turn
@@ -130,11 +131,11 @@ GOOD = {
 }
 
 
-def test_read_jsonl_finds_images_beside_the_file(tmp_path):
+def test_images_are_found_beside_the_file(tmp_path):
     """Paths are relative to the file's folder, wherever the program runs."""
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(GOOD) + "\n")
-    samples = list(read_jsonl(path))
+    samples = InterleavedLines(path)
     assert len(samples) == 2
     assert samples[1]["messages"][0]["content"][0]["image"] == str(tmp_path / "a/b.png")
 
@@ -155,11 +156,7 @@ def test_bad_lines_are_named(tmp_path, line, message):
     """In a million lines, which one?"""
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + line + "\n")
-    with pytest.raises(ValueError, match=rf"data\.jsonl, line 2: .*{message}"):
-        list(read_jsonl(path))
-
-
-def test_missing_file(tmp_path):
-    """Said before any training starts, with the path."""
-    with pytest.raises(ValueError, match="nothing.jsonl: there is no such file"):
-        next(read_jsonl(tmp_path / "nothing.jsonl"))
+    samples = InterleavedLines(path)
+    assert samples[0]["messages"][1]["content"][0]["text"] == "hi"
+    with pytest.raises(BadSample, match=rf"data\.jsonl, line 2: .*{message}"):
+        samples[1]

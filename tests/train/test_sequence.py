@@ -9,7 +9,7 @@ import pytest
 
 from latentum_jax.config import ChatConfig, VisionConfig
 from latentum_jax.convert.latentum import TABLE
-from latentum_jax.data.interleaved import RowShape, interleaved_row, read_jsonl, stack
+from latentum_jax.data.interleaved import InterleavedLines, RowShape, interleaved_row, stack
 from latentum_jax.images import normalise
 from latentum_jax.kernels.placement import Placement, visible
 from latentum_jax.models.latentum import LatentUM
@@ -35,7 +35,7 @@ KEY = jax.random.key(0)
 
 def published_batch():
     """Our rows of the reference's training sample: right-padded, where it pads left."""
-    samples = list(read_jsonl(GOLDEN / "training/sample.jsonl"))
+    samples = InterleavedLines(GOLDEN / "training/sample.jsonl")
     tokenizer = Tokenizer.from_folder(GOLDEN / "tiny")
     length = int(published.outputs("training/batch")["max_seq_length"])
     shape = RowShape(length=length, images=3, targets=2, vision=VisionConfig(image_size=112))
