@@ -6,6 +6,7 @@ lay pictures on a canvas instead, so that what is drawn at one scale is seen at 
 InternVL, which all this began as, cuts a picture into tiles.
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 2
 
-ImageLike = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
 
 def load_image(image: ImageLike) -> Image.Image:
@@ -30,7 +31,7 @@ def load_image(image: ImageLike) -> Image.Image:
     first frame is taken. EXIF rotation is not applied, as in the public code.
 
     Args:
-      image: a file, a PIL image, or a uint8 array [H, W, 3].
+      image: a file or the bytes of one, a PIL image, or a uint8 array [H, W, 3].
 
     Raises:
       ValueError: the file is missing, damaged or not a picture; the picture has more than 64
@@ -41,9 +42,10 @@ def load_image(image: ImageLike) -> Image.Image:
         return _from_array(image)
     if isinstance(image, Image.Image):
         return _decode(image, "image")
-    name = f"image {image}"
+    in_memory = isinstance(image, bytes)
+    name, file = ("image", BytesIO(image)) if in_memory else (f"image {image}", image)
     try:
-        with Image.open(image) as opened:
+        with Image.open(file) as opened:
             return _decode(opened, name)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: too large, expected at most 64 megapixels") from error

@@ -165,6 +165,16 @@ def test_16_bit_png(tmp_path):
     assert load_image(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_bytes_of_a_file(tmp_path):
+    """Pictures in tar shards are read like files, and errors do not print what is in them."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 4), RED).save(path)
+    loaded = load_image(path.read_bytes())
+    np.testing.assert_array_equal(np.asarray(loaded), np.asarray(load_image(path)))
+    with pytest.raises(ValueError, match="^image: not an image in a format that Pillow reads$"):
+        load_image(b"text")
+
+
 def test_missing_folder_and_text(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
