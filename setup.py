@@ -17,6 +17,7 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.20",
     "grain>=0.2.11",
+    "array-record>=0.8.1",
     "ml-collections>=1.0.0",
     "tokenizers>=0.22.0",
     "safetensors>=0.4.5",
@@ -35,6 +36,7 @@ EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "envs": ENVS,
+    "tfds": ["tensorflow-datasets>=4.9.9", "tensorflow>=2.18"],
     "convert": ["torch>=2.4", "transformers>=4.56.0", "diffusers>=0.35.0"],
     # Compiling for a device that is not here needs its compiler alone, in the release that jax
     # names: the CUDA plugin (with pjrt) and libtpu.
