@@ -53,8 +53,10 @@ class Faults:
         self._lock = threading.Lock()
         self._seen = set() if self.log is None else _read_log(self.log)
 
-    def __len__(self) -> int:
-        return len(self._seen)
+    def seen(self) -> set[str]:
+        """Where the broken samples were."""
+        with self._lock:
+            return set(self._seen)
 
     def note(self, error: BadSample) -> None:
         """Writes a broken sample down the first time. Raises ValueError where there are too many.
@@ -93,18 +95,26 @@ def _read_log(log: Path) -> set[str]:
         raise ValueError(f"{log} is no log of broken samples, one JSON object a line") from error
 
 
-def good(make: Callable[[int], T], pick: Callable[[int], int], faults: Faults) -> T:
-    """make(pick(0)), or where that sample is broken make(pick(1)), and so on.
+def good_ones(make: Callable[[int], T], pick: Callable[[int], int], faults: Faults) -> Iterator[T]:
+    """make(pick(0)), make(pick(1)), and so on, without those whose samples are broken.
 
     `pick` is a pure function of the attempt, so that what replaces a broken sample depends on
     nothing else, and a batch stays a pure function of (seed, index).
 
-    Raises ValueError where `faults` does, or where a thousand picks found no good sample.
+    Raises ValueError where `faults` does, or where a thousand picks have been made.
     """
+    last = None
     for attempt in range(PICKS):
         try:
-            return make(pick(attempt))
+            made = make(pick(attempt))
         except BadSample as error:
             faults.note(error)
             last = error
+        else:
+            yield made
     raise ValueError(f"{PICKS} picks found no good sample: the last is {last}")
+
+
+def good(make: Callable[[int], T], pick: Callable[[int], int], faults: Faults) -> T:
+    """The first of `good_ones`."""
+    return next(good_ones(make, pick, faults))

@@ -108,9 +108,6 @@ class RowBuilder:
         context = np.where(block > 0, self.prefix - 1, self.position)
         labels = np.asarray(self.labels, np.int32)
         weights = square_averaged(labels, block) if square_averaging else labels >= 0
-        side = s.vision.image_size
-        pixels = np.zeros((s.images, side, side, 3), np.uint8)
-        pixels[: len(self.pixels)] = self.pixels or pixels[:0]
         return {
             "tokens": _pad(self.tokens, s.length, self.ids.pad),
             "labels": _pad(labels, s.length, IGNORE),
@@ -118,13 +115,13 @@ class RowBuilder:
             "position": _pad(self.position, s.length, 0),
             "block": _pad(block, s.length, 0),
             "context": _pad(context, s.length, 0),
-            "valid": _pad([True] * len(self.tokens), s.length, False),
+            "valid": np.arange(s.length) < len(self.tokens),
             "image_index": _pad(self.image_index, s.length, -1),
-            "pixels": pixels,
+            "pixels": _pictures(self.pixels, s.images, s.vision.image_size),
             "as_codes": _pad(self.as_codes, s.images, False),
             "target_slot": _pad(slots, s.targets, 0),
             "target_position": _pad(places, s.targets, 0),
-            "target_valid": _pad([True] * len(slots), s.targets, False),
+            "target_valid": np.arange(s.targets) < len(slots),
         }
 
     def _store(self, pixels: np.ndarray, as_codes: bool) -> int:
@@ -159,6 +156,16 @@ def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarr
     kinds = {bool: bool, int: np.int32, float: np.float32}
     out = np.full(length, fill, kinds[type(fill)])
     out[: len(values)] = values
+    return out
+
+
+def _pictures(pixels: Sequence[np.ndarray], count: int, side: int) -> np.ndarray:
+    """Pictures and black ones behind them, uint8 [count P P 3]."""
+    if len(pixels) == count == 1:
+        return pixels[0][None]  # not a copy: `stack` makes one
+    out = np.zeros((count, side, side, 3), np.uint8)
+    for place, picture in zip(out, pixels, strict=False):
+        place[:] = picture
     return out
 
 

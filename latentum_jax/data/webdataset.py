@@ -142,11 +142,11 @@ def _row(number: int, found: dict[str, tuple[int, int]]) -> tuple[int, ...]:
 
 def _read(opened: _Descriptor, path: Path, offset: int, size: int) -> tuple[str, bytes]:
     """Name, up to 100 bytes of it, and data of the member whose data lie at `offset`."""
-    found = os.pread(opened.number, BLOCK + size, offset - BLOCK)
-    name = member_name(found[:BLOCK])
-    if len(found) < BLOCK + size:
+    name = member_name(os.pread(opened.number, BLOCK, offset - BLOCK))
+    data = os.pread(opened.number, size, offset)
+    if len(data) < size:
         raise BadSample(f"{path}, {name}", "cut short since the shards were opened")
-    return name, found[BLOCK:]
+    return name, data
 
 
 def _text(where: str, data: bytes, is_json: bool) -> str:

@@ -1,0 +1,148 @@
+"""Can the input pipeline keep up with the decoding of its pictures? Rates of both, and the ratio.
+
+    python launch/bench_input.py              # as many threads as there are cores
+    python launch/bench_input.py --threads 4 --rows 32 --rounds 15
+
+Texts and 448-pixel JPEGs are made up and put into tar shards. `decode` is `see` on their bytes,
+which lie in memory, in a pool of threads: no pipeline on this machine can be faster. `pipeline` is
+what training does: samples picked from the shards, decoded, their texts turned into tokens, rows
+padded and stacked into batches that `data.loader` makes in as many threads. Both take turns over
+the same number of pictures, and what is told are medians over the rounds, so that whatever else the
+machine does hits both. Exits with 1 where the pipeline has less than 90% of the rate of decoding.
+"""
+
+import argparse
+import io
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from latentum_jax.config import VisionConfig
+from latentum_jax.data.faults import Faults
+from latentum_jax.data.interleaved import Row, RowShape
+from latentum_jax.data.loader import batches
+from latentum_jax.data.text_image import text_image_batch
+from latentum_jax.data.webdataset import TarShards
+from latentum_jax.images import see
+from latentum_jax.tokenizer import Tokenizer
+
+SIDE, WORDS, SHARDS, EXPECTED = 448, 60, 4, 0.9
+
+
+def main() -> int:
+    """Measures; 0 where the pipeline keeps up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both")
+    parser.add_argument("--rows", type=int, default=16, help="a batch")
+    parser.add_argument("--rounds", type=int, default=9, help="of each")
+    parser.add_argument("--batches", type=int, default=8, help="a round and thread")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_shards(Path(folder))
+        tokenizer = Tokenizer.train((source[i].text for i in range(len(source))), 2000)
+        count = args.batches * args.threads
+        make = batch_maker(source, tokenizer, args.rows)
+        found = {"decode": [], "pipeline": []}
+        for number in range(args.rounds + 1):
+            tokenizer.encode.cache_clear()  # texts of a large data set do not come twice
+            seconds = {
+                "decode": decode(source, count * args.rows, args.threads),
+                "pipeline": pipeline(make, 2 * number * count, count, args.threads),
+            }
+            if number:  # the first round warms up
+                for name, value in seconds.items():
+                    found[name].append(value / (count * args.rows))
+    return report(found, args.threads, args.rows)
+
+
+def make_shards(folder: Path) -> TarShards:
+    """512 pictures of soft noise, about 65 kB each, with texts of 60 words."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("aeioklmnrst"), 5)) for _ in range(1000)]
+    for shard in range(SHARDS):
+        with tarfile.open(folder / f"{shard:06d}.tar", "w") as tar:
+            for number in range(shard * 128, shard * 128 + 128):
+                noise = Image.fromarray(rng.integers(0, 256, (56, 56, 3), np.uint8))
+                noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(
+                    file := io.BytesIO(), "JPEG", quality=90
+                )
+                _add(tar, f"{number:06d}.jpg", file.getvalue())
+                _add(tar, f"{number:06d}.txt", " ".join(rng.choice(words, WORDS)).encode())
+    return TarShards(folder)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def batch_maker(source: TarShards, tokenizer: Tokenizer, rows: int) -> Callable[[int], Row]:
+    """index -> batch, as training has it: samples by chance, broken ones replaced."""
+    shape, faults = RowShape(512, 1, 1, VisionConfig(image_size=SIDE)), Faults(None, 0)
+
+    def make(index: int) -> Row:
+        first = np.random.default_rng((0, index)).integers(len(source), size=rows)
+        picks = [lambda attempt, one=int(one): (one + attempt) % len(source) for one in first]
+        return text_image_batch(source, picks, tokenizer, shape, faults)
+
+    return make
+
+
+def decode(source: TarShards, count: int, threads: int) -> np.ndarray:
+    """Seconds, by the clock and of the processor, to decode `count` pictures."""
+    vision = VisionConfig(image_size=SIDE)
+    files = [source[i].image for i in range(len(source))]
+    one = lambda number: see(files[number % len(files)], vision).shape  # noqa: E731
+    with ThreadPoolExecutor(threads) as pool:
+        began = clocks()
+        for _ in pool.map(one, range(count)):
+            pass
+        return clocks() - began
+
+
+def pipeline(make: Callable[[int], Row], first: int, count: int, threads: int) -> np.ndarray:
+    """The same for `count` batches in the midst of others, as training takes them."""
+    ahead = 2 * threads
+    made = batches(
+        lambda n: make(first + n), length=count + 2 * ahead, ahead=ahead, threads=threads
+    )
+    taken = lambda number: [next(made)["tokens"].shape for _ in range(number)]  # noqa: E731
+    taken(ahead)
+    began = clocks()
+    taken(count)
+    ended = clocks()
+    taken(ahead)  # or they would be made while pictures are decoded
+    return ended - began
+
+
+def clocks() -> np.ndarray:
+    """Seconds by the clock and of the processor, which other programs disturb less."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def report(found: dict[str, list[np.ndarray]], threads: int, rows: int) -> int:
+    """Prints medians of seconds a picture; 0 where the pipeline keeps up."""
+    print(f"{threads} threads on {os.cpu_count()} cores, batches of {rows}, {SIDE} pixels")
+    for name, rounds in found.items():
+        wall, cpu = np.median(rounds, 0)
+        slow, fast = 1 / np.max(rounds, 0)[0], 1 / np.min(rounds, 0)[0]
+        print(
+            f"{name:9}{1 / wall:7.0f} pictures/s ({slow:.0f} to {fast:.0f} over {len(rounds)} "
+            f"rounds), {1000 * cpu:.2f} ms of the processor a picture"
+        )
+    wall, cpu = np.median(np.divide(found["decode"], found["pipeline"]), 0)
+    print(f"pipeline / decode, median of the rounds: {wall:.1%}, of the processor's time {cpu:.1%}")
+    return int(wall < EXPECTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
