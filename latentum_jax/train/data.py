@@ -56,7 +56,7 @@ def make_pictures(
         if references:
             raise ValueError("data.source 'images' has single pictures, and references are asked")
         files = Pictures(data.path)
-        draw = lambda rng: picture_row(files[rng.integers(len(files))], vision, side)  # noqa: E731
+        draw = lambda rng: picture_row(files[int(rng.integers(len(files)))], vision, side)  # noqa: E731
         return lambda index: _picked(config.seed, index, data.rows, draw)
     raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'images'")
 

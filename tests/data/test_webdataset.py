@@ -3,9 +3,11 @@
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +101,13 @@ def test_what_else_stands_in_tars(tmp_path):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     assert [(s.text, s.image) for s in TarShards(path)] == [("by txt", b"p"), ("two", b"w")]
+
+
+def test_a_key_that_comes_twice(tmp_path):
+    """The second picture of a key would take the place of the first, or its text."""
+    members = [("0.jpg", b"a"), ("0.txt", b"one"), ("0.jpg", b"b"), ("0.txt", b"two")]
+    source = TarShards(write_tar(tmp_path / "a.tar", members))
+    assert [(s.text, s.image) for s in source] == [("one", b"a"), ("two", b"b")]
 
 
 def test_tars_one_behind_the_other(tmp_path):
@@ -208,11 +217,14 @@ def test_from_several_threads_and_with_few_open_files(shards, monkeypatch):
     """A file that is closed, or moved on, under a thread that reads it gives another's bytes."""
     monkeypatch.setattr("latentum_jax.data.webdataset.OPEN", 1)
     source = TarShards(shards)
-    order = [random.Random(0).randrange(7) for _ in range(2000)]
+    order = random.Random(0).choices(range(7), k=2000)
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(source.__getitem__, order))
     assert [s.text for s in found] == [f"text {n}" for n in order]
     assert all(s.image == picture(n) for s, n in zip(found[:50], order, strict=False))
+    links = [Path("/dev/fd") / name for name in os.listdir("/dev/fd")]
+    opened = [link for link in links if link.is_symlink() and shards in link.resolve().parents]
+    assert len(opened) == 1
 
 
 def test_a_row_of_a_sample(shards, small):
