@@ -22,6 +22,12 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "steps": 0,
             "checkpoint_every": 500,
             "keep": 2,
+            "wandb": "",  # a project's name
+            "profile": (),  # (10, 13) traces these steps into workdir/profile
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},  # -1: devices left over
+            "dtype": "float32",  # of activations, and of parameters that do not train
+            "remat": "none",  # computed again in the backward pass: layers, products or none
+            "accumulate": 1,  # parts that a batch is taken in
             "loss_chunk": 0,  # tokens whose logits are made at once, 0 for all
             "max_skipped": 20,  # steps whose loss or gradient was not finite
             "ema": 0.0,
@@ -37,6 +43,12 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "data": {
                 "source": "",
                 "path": "",
+                "root": "",  # vqa: folder of the pictures; tfds: of the data sets
+                "split": "train",  # tfds
+                "cache": "",  # for indices, where nothing can be written beside the data
+                "packed": False,  # several samples to a row
+                "threads": 0,  # that read and decode; 0: one a core
+                "max_bad": 100,  # broken samples that are borne
                 "rows": 0,
                 "length": 0,
                 "images": 0,
@@ -55,3 +67,12 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "stale_tokens": 0.0,  # sft: of the tokens given to G, on average
         }
     )
+
+
+def full_size(config: ConfigDict, stage: str) -> ConfigDict:
+    """A stage at the published size: bf16, layers computed again in the backward pass."""
+    config.stage = stage
+    config.dtype, config.remat = "bfloat16", "layers"
+    config.checkpoint_every = 1000
+    config.optimizer.end_share = 0.1
+    return config

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -44,6 +45,24 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str], *, wanted: bool = True) -> Iterator[None]:
+    """Keeps a folder to this process while the block runs, where that is `wanted`.
+
+    Raises ValueError where another process has it.
+    """
+    if not wanted:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another run is under way in {folder}") from error
+        yield
 
 
 def _settle(file: Path) -> None:

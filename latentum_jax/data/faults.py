@@ -1,4 +1,4 @@
-"""Broken samples: named, counted, and replaced by ones that another pick finds.
+"""Broken samples: named, counted, and passed over.
 
 Among millions of samples some are broken. One of them does not end a run and does not vanish
 either: it is written down, and the run ends where there are more than it was told to bear.
@@ -7,14 +7,9 @@ either: it is written down, and the run ends where there are more than it was to
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
-
-PICKS = 1000  # so many broken samples one after another, and there are no good ones
 
 
 class BadSample(ValueError):
@@ -93,28 +88,3 @@ def _read_log(log: Path) -> set[str]:
         return {json.loads(line)["where"] for line in kept.splitlines()}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{log} is no log of broken samples, one JSON object a line") from error
-
-
-def good_ones(make: Callable[[int], T], pick: Callable[[int], int], faults: Faults) -> Iterator[T]:
-    """make(pick(0)), make(pick(1)), and so on, without those whose samples are broken.
-
-    `pick` is a pure function of the attempt, so that what replaces a broken sample depends on
-    nothing else, and a batch stays a pure function of (seed, index).
-
-    Raises ValueError where `faults` does, or where a thousand picks have been made.
-    """
-    last = None
-    for attempt in range(PICKS):
-        try:
-            made = make(pick(attempt))
-        except BadSample as error:
-            faults.note(error)
-            last = error
-        else:
-            yield made
-    raise ValueError(f"{PICKS} picks found no good sample: the last is {last}")
-
-
-def good(make: Callable[[int], T], pick: Callable[[int], int], faults: Faults) -> T:
-    """The first of `good_ones`."""
-    return next(good_ones(make, pick, faults))

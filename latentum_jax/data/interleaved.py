@@ -115,6 +115,7 @@ class RowBuilder:
             "position": _pad(self.position, s.length, 0),
             "block": _pad(block, s.length, 0),
             "context": _pad(context, s.length, 0),
+            "base": np.zeros(s.length, np.int32),
             "valid": np.arange(s.length) < len(self.tokens),
             "image_index": _pad(self.image_index, s.length, -1),
             "pixels": _pictures(self.pixels, s.images, s.vision.image_size),
@@ -122,6 +123,7 @@ class RowBuilder:
             "target_slot": _pad(slots, s.targets, 0),
             "target_position": _pad(places, s.targets, 0),
             "target_valid": np.arange(s.targets) < len(slots),
+            "target_base": np.zeros(s.targets, np.int32),
         }
 
     def _store(self, pixels: np.ndarray, as_codes: bool) -> int:

@@ -12,7 +12,7 @@ from latentum_jax.decoder.pixel_decoder import PixelDecoder, probe
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.models.folder import Storage, open_params, read_config, write_params
 from latentum_jax.models.latentum import Params
-from latentum_jax.models.layers import shapes_by_path
+from latentum_jax.models.layers import axes_by_path, shapes_by_path
 
 FORMAT = "latentum_jax-decoder-1"
 
@@ -67,3 +67,8 @@ def open_decoder_folder(path: str | Path) -> DecoderFolder:
 def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
     return shapes_by_path(PixelDecoder(config).init, *probe(config))
+
+
+def decoder_axes(config: DecoderConfig) -> dict[str, tuple[str | None, ...]]:
+    """Logical axes of every parameter by path, see `sharding`."""
+    return axes_by_path(PixelDecoder(config).init, *probe(config))

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, RMSNorm, dense, shapes_by_path, stacked
+from latentum_jax.models.layers import MLP, Dtype, Remat, RMSNorm, dense, shapes_by_path, stacked
+from latentum_jax.sharding import constrain
 
 FREQUENCIES = 256  # of the timestep embedding
 LAST_CONTEXT, CONTEXT, IMAGE, DUAL_IMAGE = 2, 6, 6, 9  # vectors that adaLN gives a block
@@ -64,7 +65,7 @@ class Projections(nn.Module):
 
     def setup(self) -> None:
         d = self.config.hidden_size
-        self.qkv = dense(3 * d, ("embed", "heads"), bias=True, dtype=self.dtype)
+        self.qkv = dense(3 * d, ("embed", "qkv"), bias=True, dtype=self.dtype)
         self.q_norm = RMSNorm(1e-6, self.dtype, "head_dim")
         self.k_norm = RMSNorm(1e-6, self.dtype, "head_dim")
         if self.output:
@@ -104,7 +105,7 @@ class JointBlock(nn.Module):
     def __call__(
         self, streams: tuple[Float[Array, "B L D"], Float[Array, "B T D"]], m: Modulation
     ) -> tuple[tuple[Array, Array], None]:
-        context, x = streams
+        context, x = (constrain(y, "batch", None, None) for y in streams)
         mc, mx = ([v[:, None, i] for i in range(v.shape[1])] for v in (m.context, m.x))
         quiet = norm(x)
         parts = (
@@ -153,9 +154,10 @@ class Group(nn.Module):
     last: bool
     config: MMDiTConfig
     dtype: Dtype
+    remat: Remat = "none"
 
     def setup(self) -> None:
-        made = stacked(JointBlock, self.count, in_axes=0)
+        made = stacked(JointBlock, self.count, in_axes=0, remat=self.remat)
         self.layers = made(self.config, self.dtype, self.dual, self.last)
         image, context = (
             (DUAL_IMAGE if self.dual else IMAGE),
@@ -176,6 +178,7 @@ class MMDiT(nn.Module):
 
     config: MMDiTConfig
     dtype: Dtype = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
         c, dtype = self.config, self.dtype
@@ -190,7 +193,9 @@ class MMDiT(nn.Module):
             nn.with_logical_partitioning(sincos_table, ("positions", "positions", "embed")),
             (c.position_side, c.position_side, d),
         )
-        self.groups = [Group(*run, c, dtype, name=label) for label, *run in block_groups(c)]
+        self.groups = [
+            Group(*run, c, dtype, self.remat, name=label) for label, *run in block_groups(c)
+        ]
         self.final_modulation = AdaLN(1, 2, dtype)
         self.final_linear = dense(
             c.patch_size**2 * c.latent_channels, ("embed", "pixels"), bias=True, dtype=dtype

@@ -13,7 +13,7 @@ from latentum_jax.decoder.flow import LEVELS, euler_sigmas
 from latentum_jax.decoder.mmdit import MMDiT
 from latentum_jax.decoder.vae import VAE, scaled, unscaled
 from latentum_jax.models.latentum import Params
-from latentum_jax.models.layers import Dtype
+from latentum_jax.models.layers import Dtype, Remat
 
 
 class PixelDecoder(nn.Module):
@@ -21,9 +21,10 @@ class PixelDecoder(nn.Module):
 
     config: DecoderConfig
     dtype: Dtype = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
-        self.mmdit = MMDiT(self.config.mmdit, self.dtype)
+        self.mmdit = MMDiT(self.config.mmdit, self.dtype, self.remat)
         self.vae = VAE(self.config.vae, self.dtype)
 
     def __call__(

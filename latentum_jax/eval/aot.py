@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
-from jax.experimental import topologies
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import SingleDeviceSharding
 from tqdm import tqdm
 
 from latentum_jax.config import DecoderConfig, LatentUMConfig
 from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.decoder import pixel_decoder
+from latentum_jax.devices import TARGETS, compile_afresh, describe
 from latentum_jax.eval.bench import ANSWER, DECODERS, GUIDANCE, NEVER, PADDED, PLAN, SIZES, STEPS
 from latentum_jax.eval.hlo import Program
 from latentum_jax.generate.image import draw, prefill
@@ -26,44 +24,9 @@ from latentum_jax.generate.prompt import encode_images
 from latentum_jax.generate.rows import Limits
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, Params, unstack_layers
+from latentum_jax.models.latentum import LatentUM, Params, held_dtype, unstack_layers
 from latentum_jax.models.layers import Dtype
 from latentum_jax.tokenizer import SpecialIds
-
-# What XLA wants to know of a GPU; compute capability, clocks and sizes are NVIDIA's figures.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }
-runtime_version { major: 12 minor: 9 patch: 0 } device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A device: how jax describes it, its memory in bytes, and bytes it reads of that a second, by
-    the figures of NVIDIA and Google Cloud."""
-
-    describe: Mapping[str, Any]
-    memory: int
-    bandwidth: float
-
-
-TARGETS = {
-    "h100": Target(
-        {"platform": "cuda", "target_config": H100, "topology": "1x1x1"}, 84929347584, 3.35e12
-    ),
-    "v5e": Target({"platform": "tpu", "topology_name": "v5e:2x2"}, 16 * 2**30, 0.82e12),
-    "v5p": Target({"platform": "tpu", "topology_name": "v5p:2x2x1"}, 95 * 2**30, 2.77e12),
-    "v6e": Target({"platform": "tpu", "topology_name": "v6e:2x2"}, 32 * 2**30, 1.64e12),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +41,9 @@ class Lowered:
     cache: int = 0
     floor: int = 0
 
-    def compile(self) -> jax.stages.Compiled:
-        """Compiles it afresh: what is for a device that is not here cannot be read from disk."""
-        kept = jax.config.jax_enable_compilation_cache
-        try:
-            jax.config.update("jax_enable_compilation_cache", False)
-            reset_cache()  # or jax would not notice
-            return self.lower().compile()
-        finally:
-            jax.config.update("jax_enable_compilation_cache", kept)
-            reset_cache()
+    def compile(self, target: str) -> jax.stages.Compiled:
+        """For a device of this target."""
+        return compile_afresh(self.lower(), target)
 
 
 def compile_for(
@@ -112,7 +68,7 @@ def compile_for(
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}, expected one of {tuple(SIZES)}")
-    device = describe(target)
+    (device,) = describe(target)
     rows = []
     with tqdm(desc=target, unit="program") as bar:
         for batch in batches:
@@ -123,22 +79,6 @@ def compile_for(
     for row in rows:
         row["largest_batch"] = largest_batch(row, rows, TARGETS[target].memory)
     return {"target": target, "size": size, "dtype": dtype, "weights": weights, "rows": rows}
-
-
-def describe(target: str) -> Any:
-    """A device of a target, to compile for. Raises ValueError as `compile_for` does."""
-    if target not in TARGETS:
-        raise ValueError(f"target is {target!r}, expected one of {tuple(TARGETS)}")
-    # libtpu asks the cloud's metadata server otherwise, and lets one process at a time have it.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    try:
-        return topologies.get_topology_desc(**TARGETS[target].describe).devices[0]
-    except Exception as error:  # whatever the plugin raises
-        raise ValueError(
-            f"cannot compile for {target}: {str(error).splitlines()[0]} "
-            "(pip install 'latentum_jax[aot]' brings the compilers)"
-        ) from error
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -242,8 +182,7 @@ def _parameters(
     """Shapes and dtypes of parameters, as they are held."""
 
     def make() -> Params:
-        kinds = {p: jnp.float32 if p.startswith("quantizer/") else dtype for p in shapes}
-        flat = {path: jnp.zeros(shape, kinds[path]) for path, shape in shapes.items()}
+        flat = {path: jnp.zeros(shape, held_dtype(path, dtype)) for path, shape in shapes.items()}
         return layout(unflatten_dict(flat, sep="/"))
 
     return jax.eval_shape(make)
@@ -268,7 +207,7 @@ def _visual_token(params: Params, config: LatentUMConfig) -> int:
 def _row(program: Lowered, target: str) -> dict[str, Any]:
     began = time.perf_counter()
     try:
-        made = program.compile()
+        made = program.compile(target)
     except Exception as error:  # whatever the compiler raises, for example of memory
         return {"error": str(error).splitlines()[0]}
     seconds = time.perf_counter() - began

@@ -14,6 +14,7 @@ INSTRUCTION = re.compile(r"\s*(ROOT )?%([\w.\-]+) = (.*)")
 COMPUTATION = re.compile(r"(?:ENTRY )?%([\w.\-]+) .*\{$")
 RENAMES = {"bitcast", "reshape", "transpose", "convert", "copy", "optimization-barrier"}
 PICKS = {"dynamic-slice", "slice", "gather"}
+COLLECTIVES = {"all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute"}
 COPIES = {"copy", "copy-start", "dynamic-slice", "slice"}
 
 
@@ -112,6 +113,30 @@ class Program:
                 if kernel:
                     counts[kernel] = counts.get(kernel, 0) + 1
         return counts
+
+    def collectives(self) -> dict[str, dict[str, int]]:
+        """What devices exchange in one run, by name: {"count", "bytes", "largest_bytes"} of what
+        each of them receives, in loops as often as they go round."""
+        found: dict[str, dict[str, int]] = {}
+        for made, times in self._reached(list(self.computations)[-1], 1):
+            name = made.opcode.removesuffix("-done")
+            if name not in COLLECTIVES:
+                continue
+            own = found.setdefault(name, {"count": 0, "bytes": 0, "largest_bytes": 0})
+            own["count"] += times
+            own["bytes"] += times * made.nbytes
+            own["largest_bytes"] = max(own["largest_bytes"], made.nbytes)
+        return found
+
+    def _reached(self, name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+        """The instructions of a computation and of all that it calls, and how often they run."""
+        for made in self.computations[name].values():
+            yield made, times
+            rounds = (self.trips(made) or 1) if made.opcode == "while" else 1
+            for by in ("body", "calls", "to_apply"):
+                inner = made.called(by)
+                if inner in self.computations:
+                    yield from self._reached(inner, times * rounds)
 
     def copies(self, loop: Instruction, nbytes: int) -> list[str]:
         """What a round of the loop makes by copying alone, of at least so many bytes: "name shape".

@@ -304,7 +304,7 @@ def _dkv_body(
 
     def add(some: pl.Slice, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
-        seen = sees(*_rows(q_tags_ref, some, 3), k_position, k_block)
+        seen = sees(*_rows(q_tags_ref, some, 4), k_position, k_block)
         for head in range(group):
             q, do = q_ref[head, some, :], do_ref[head, some, :]
             lse, delta = lse_ref[pl.ds(head, 1), some], delta_ref[pl.ds(head, 1), some]
@@ -330,7 +330,7 @@ def _over_seen(count_ref: Any, order_ref: Any, size: int, blocks: int, add: Any,
 
 
 def _columns(tags_ref: Any) -> list[Array]:
-    return [tags_ref[:, pl.ds(i, 1)] for i in range(3)]
+    return [tags_ref[:, pl.ds(i, 1)] for i in range(4)]
 
 
 def _rows(tags_ref: Any, some: pl.Slice, count: int) -> list[Array]:
@@ -348,14 +348,14 @@ def _padded(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _tags(q_at: Placement, k_at: Placement) -> tuple[Int[Array, "B 4 T"], Int[Array, "B 2 S"]]:
-    """What `sees` is given: position, block, context of queries (the fourth is empty, as Triton
-    wants powers of two), position and block of keys, NOBODY where they are padding."""
+    """What `sees` is given: position, block, context and base of queries, position and block of
+    keys, NOBODY where they are padding."""
     fill = lambda x, value: jnp.pad(  # noqa: E731
         x.astype(jnp.int32), ((0, 0), (0, -x.shape[1] % TILE)), constant_values=value
     )
     block = fill(jnp.where(k_at.valid, k_at.block, NOBODY), NOBODY)
-    context = fill(q_at.context, -1)
-    queries = [fill(q_at.position, -1), fill(q_at.block, NOBODY - 1), context, context]
+    own, base = fill(q_at.block, NOBODY - 1), fill(q_at.base, NOBODY - 1)
+    queries = [fill(q_at.position, -1), own, fill(q_at.context, -1), base]
     return jnp.stack(queries, axis=1), jnp.stack([fill(k_at.position, 0), block], axis=1)
 
 
@@ -377,7 +377,7 @@ def _whole_head(k: Array, group: int) -> pl.BlockSpec:
 def _pairs(q_tags: Array, k_tags: Array, size: int) -> Bool[Array, "B I J"]:
     """Which blocks of queries see something of which blocks of keys."""
     tiles = lambda x: x.reshape(*x.shape[:2], -1, size)  # noqa: E731
-    q = (x[:, :, None, :, None] for x in tiles(q_tags)[:, :3].swapaxes(0, 1))
+    q = (x[:, :, None, :, None] for x in tiles(q_tags).swapaxes(0, 1))
     k = (x[:, None, :, None, :] for x in tiles(k_tags).swapaxes(0, 1))
     return jnp.any(sees(*q, *k), axis=(3, 4))
 

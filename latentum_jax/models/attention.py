@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.kernels import flash
 from latentum_jax.kernels.decode import decode_attention
 from latentum_jax.kernels.placement import Placement
+from latentum_jax.sharding import constrain
 
 
 def attend(
@@ -21,6 +22,8 @@ def attend(
     Without placements everything sees everything; with them a query that may see nothing (padding)
     gives zeros, not NaN.
     """
+    q = constrain(q, "batch", "length", "heads", None)
+    k, v = (constrain(x, "batch", None, "kv_heads", None) for x in (k, v))
     if q_at is None or k_at is None:
         return _see_all(q, k, v)
     q, k, v = (x.swapaxes(1, 2) for x in (_scaled(q), k, v))

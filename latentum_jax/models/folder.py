@@ -19,8 +19,8 @@ from flax import traverse_util
 
 from latentum_jax.config import ChatConfig, LatentUMConfig
 from latentum_jax.files import whole_folder, write_json
-from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.layers import shapes_by_path
+from latentum_jax.models.latentum import LatentUM, Params, held_dtype
+from latentum_jax.models.layers import axes_by_path, shapes_by_path
 from latentum_jax.models.stored import (
     Lazy,
     open_checkpoint,
@@ -88,10 +88,8 @@ def write_folder(
 def write_params(
     folder: Path, params: Params, dtype: str | None, storage: Storage = "safetensors"
 ) -> None:
-    """model.safetensors or params/ by parameter path, in `dtype` or in the one they have.
-
-    The quantizer's stay in fp32 if others become bfloat16: rounded, it would give other codes.
-    """
+    """model.safetensors or params/ by parameter path, in `dtype` (see `held_dtype`) or in the one
+    they have."""
     flat = in_dtype(params, dtype)
     if storage == "orbax":
         write_checkpoint(folder / CHECKPOINT, flat)
@@ -111,8 +109,7 @@ def in_dtype(params: Params, dtype: str | None) -> dict[str, Lazy]:
         return flat
     if dtype not in kinds:
         raise ValueError(f"dtype is {dtype!r}, expected one of {sorted(kinds)}")
-    kind = lambda path: np.float32 if path.startswith("quantizer/") else kinds[dtype]  # noqa: E731
-    return {path: x.astype(kind(path)) for path, x in flat.items()}
+    return {path: x.astype(held_dtype(path, kinds[dtype])) for path, x in flat.items()}
 
 
 def read_folder(path: str | Path) -> ModelFolder:
@@ -180,6 +177,12 @@ def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
     side = config.vision.image_size
     return shapes_by_path(LatentUM(config).init, jnp.zeros((1, side, side, 3)))
+
+
+def model_axes(config: LatentUMConfig) -> dict[str, tuple[str | None, ...]]:
+    """Logical axes of every parameter by path, see `sharding`."""
+    side = config.vision.image_size
+    return axes_by_path(LatentUM(config).init, jnp.zeros((1, side, side, 3)))
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

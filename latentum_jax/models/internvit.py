@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import VisionConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, dense, layer_norm, stacked
+from latentum_jax.models.layers import MLP, Dtype, Remat, dense, layer_norm, stacked
+from latentum_jax.sharding import constrain
 
 
 class ViTLayer(nn.Module):
@@ -25,7 +26,7 @@ class ViTLayer(nn.Module):
         scale = nn.with_logical_partitioning(scale, ("embed",))
         self.norm1 = layer_norm(c.layer_norm_eps, self.dtype)
         self.norm2 = layer_norm(c.layer_norm_eps, self.dtype)
-        self.qkv = dense(3 * c.hidden_size, ("embed", "heads"), bias=True, dtype=self.dtype)
+        self.qkv = dense(3 * c.hidden_size, ("embed", "qkv"), bias=True, dtype=self.dtype)
         self.proj = dense(c.hidden_size, ("heads", "embed"), bias=True, dtype=self.dtype)
         self.mlp = MLP(c.mlp_size, c.hidden_size, self.dtype)
         self.ls1 = self.param("ls1", scale, (c.hidden_size,))
@@ -33,6 +34,7 @@ class ViTLayer(nn.Module):
 
     def __call__(self, x: Float[Array, "B T D"], _: None = None) -> tuple[Array, None]:
         b, t, d = x.shape
+        x = constrain(x, "batch", None, None)
         qkv = self.qkv(self.norm1(x)).reshape(b, t, 3, self.config.num_heads, -1)
         mixed = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, t, d)
         x = x + self.proj(mixed) * self.ls1.astype(self.dtype)
@@ -44,6 +46,7 @@ class InternViT(nn.Module):
 
     config: VisionConfig
     dtype: Dtype = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -59,7 +62,7 @@ class InternViT(nn.Module):
             nn.with_logical_partitioning(init, ("positions", "embed")),
             (c.grid**2 + 1, c.hidden_size),
         )
-        self.layers = stacked(ViTLayer, c.num_layers)(c, self.dtype)
+        self.layers = stacked(ViTLayer, c.num_layers, remat=self.remat)(c, self.dtype)
 
     def __call__(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L F"]:
         """V: the last hidden state of the patches (no final norm), pixel-shuffled."""

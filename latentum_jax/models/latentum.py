@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.internvit import InternViT, Mlp1
-from latentum_jax.models.layers import MLP, Dtype, Rounded
+from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded
 from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.vision_head import VisionHead
@@ -27,17 +27,17 @@ class LatentUM(nn.Module):
 
     config: LatentUMConfig
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     def setup(self) -> None:
         c, d = self.config, self.config.language.hidden_size
-        self.vision = InternViT(c.vision, self.dtype)
+        self.vision = InternViT(c.vision, self.dtype, self.remat)
         self.mlp1 = Mlp1(d, self.dtype)
         self.language = LanguageModel(c.language, self.dtype, self.remat)
         # In bfloat16 most codes would be others than in fp32; published files keep it in fp32 too.
         self.quantizer = MBAQ(c.quantizer, c.vision.feature_size, d, jnp.float32)
         self.visual_projector = MLP(d, d, self.dtype)
-        self.head = VisionHead(c.head, c.quantizer, d, self.dtype)
+        self.head = VisionHead(c.head, c.quantizer, d, self.dtype, self.remat)
 
     def encode_image(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L F"]:
         """V, the features that both mlp1 and the quantizer read."""
@@ -119,11 +119,11 @@ def start_generation_branch(params: Params) -> Params:
     """
     language = dict(params["language"])
     layers = dict(language["layers"])
-    layers["gen"] = jax.tree.map(jnp.copy, layers["und"])
+    layers["gen"] = layers["und"]
     language["layers"] = layers
     projector, up = params["visual_projector"], params["quantizer"]["up_proj"]
     if jax.tree.map(jnp.shape, projector) == jax.tree.map(jnp.shape, up):
-        projector = jax.tree.map(jnp.copy, up)
+        projector = up
     return {**params, "language": language, "visual_projector": projector}
 
 
@@ -169,6 +169,12 @@ def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stac
         return {**part, "layers": jax.tree.map(lambda *parts: join(parts), *part["layers"])}
 
     return {name: of(part) if name in DECODED else part for name, part in params.items()}
+
+
+def held_dtype(path: str, dtype: Dtype) -> Dtype:
+    """In which dtype a parameter is held where others are in `dtype`: a quantizer's stay in fp32,
+    for rounded it would give other codes."""
+    return jnp.float32 if re.search(r"(^|/)quantizer/", path) else dtype
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

@@ -1,7 +1,7 @@
 """Small layers that every tower shares: dense maps with logical axes, norms, rotary embeddings."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,19 @@ class Rounded(struct.PyTreeNode):
         return (made * self.scale).astype(x.dtype)
 
 
+def weight(
+    module: nn.Module, name: str, init: Any, axes: Sequence[str], shape: Sequence[int]
+) -> Any:
+    """A module's parameter with logical axis names, made by `init` where none is given.
+
+    Flax would trace `init` for the shape of one that is: a third of the time of tracing a model.
+    """
+    given = module.variables.get("params", {}).get(name)
+    if given is not None and not isinstance(given, nn.meta.AxisMetadata):
+        return given
+    return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
+
+
 class Dense(nn.Module):
     """x kernel + bias, where the kernel given may be a `Rounded` one."""
 
@@ -51,17 +64,15 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
         x = x.astype(self.dtype)
-        given = self.variables.get("params", {}).get("kernel")
-        if isinstance(given, Rounded):
-            y = given.dot(x)
+        kernel = weight(self, "kernel", fan_in, self.axes, (x.shape[-1], self.features))
+        if isinstance(kernel, Rounded):
+            y = kernel.dot(x)
         else:
-            init = nn.with_logical_partitioning(fan_in, self.axes)
-            kernel = self.param("kernel", init, (x.shape[-1], self.features))
             y = jnp.dot(x, kernel.astype(self.dtype))
         if not self.use_bias:
             return y
-        init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-        return y + self.param("bias", init, (self.features,)).astype(self.dtype)
+        bias = weight(self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,))
+        return y + bias.astype(self.dtype)
 
 
 def dense(
@@ -80,8 +91,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis_name,))
-        scale = self.param("scale", init, (x.shape[-1],))
+        scale = weight(self, "scale", nn.initializers.ones, (self.axis_name,), x.shape[-1:])
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
         return (x * scale).astype(self.dtype)
@@ -99,8 +109,24 @@ def layer_norm(eps: float, dtype: Dtype, name: str | None = None) -> nn.LayerNor
     )
 
 
-def stacked(layer: Callable[..., nn.Module], length: int, in_axes: Any = nn.broadcast) -> Any:
-    """`length` layers of one kind as one module, which scans over their weights [length, ...]."""
+Remat = Literal["none", "layers", "products"]
+
+
+def stacked(
+    layer: Callable[..., nn.Module],
+    length: int,
+    in_axes: Any = nn.broadcast,
+    remat: Remat = "none",
+) -> Any:
+    """`length` layers of one kind as one module, which scans over their weights [length, ...].
+
+    What the backward pass needs of a layer is kept, or with `remat` computed again from its input:
+    all of it ("layers"), or all but the products with weights ("products").
+    """
+    if remat != "none":
+        keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = keep if remat == "products" else None
+        layer = nn.remat(layer, prevent_cse=False, policy=policy)
     return nn.scan(
         layer,
         variable_axes={"params": 0},
@@ -138,6 +164,13 @@ def shapes_by_path(init: Callable[..., Any], *args: Any) -> dict[str, tuple[int,
     made = jax.eval_shape(init, jax.random.key(0), *args)
     flat = traverse_util.flatten_dict(nn.meta.unbox(made["params"]), sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def axes_by_path(init: Callable[..., Any], *args: Any) -> dict[str, tuple[str | None, ...]]:
+    """Logical axes of the same (see `sharding`); of those that name none, none is split."""
+    made = jax.eval_shape(init, jax.random.key(0), *args)["params"]
+    flat = traverse_util.flatten_dict(nn.get_partition_spec(made), sep="/")
+    return {path: tuple(axes) for path, axes in flat.items()}
 
 
 def exact_gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:

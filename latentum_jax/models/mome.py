@@ -18,6 +18,7 @@ from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.attention import attend, attend_cache
 from latentum_jax.models.layers import (
     Dtype,
+    Remat,
     RMSNorm,
     SwiGLU,
     dense,
@@ -27,6 +28,7 @@ from latentum_jax.models.layers import (
     stacked,
     through_layers,
 )
+from latentum_jax.sharding import constrain, look_up
 
 Branches = Mapping[str, jax.Array]
 BRANCHES = ("und", "gen")
@@ -142,6 +144,7 @@ class MoMELayer(nn.Module):
         self, x: dict[str, jax.Array], stream: Stream, cache: KVCache | None = None
     ) -> tuple[dict[str, jax.Array], KVCache | None]:
         branch = {"und": self.und, "gen": self.gen}
+        x = {name: constrain(h, "batch", "length", None) for name, h in x.items()}
         qkv = {
             name: branch[name].qkv(self.input_norm(h), stream.at[name].position)
             for name, h in x.items()
@@ -178,7 +181,7 @@ class LanguageModel(nn.Module):
 
     config: LanguageConfig
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
 
     def setup(self) -> None:
         c = self.config
@@ -187,8 +190,7 @@ class LanguageModel(nn.Module):
             nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed")),
             (c.vocab_size, c.hidden_size),
         )
-        layer = nn.remat(MoMELayer, prevent_cse=False) if self.remat else MoMELayer
-        self.layers = stacked(layer, c.num_layers)(c, self.dtype)
+        self.layers = stacked(MoMELayer, c.num_layers, remat=self.remat)(c, self.dtype)
         self.norm = RMSNorm(c.rms_eps, self.dtype)
         if not c.tie_embeddings:
             init = nn.with_logical_partitioning(fan_in, ("embed", "vocab"))
@@ -196,7 +198,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, tokens: Int[Array, "*b T"]) -> Float[Array, "*b T D"]:
         """Token embeddings."""
-        return jnp.take(self.embed_tokens, tokens, axis=0).astype(self.dtype)
+        return look_up(self.embed_tokens, tokens).astype(self.dtype)
 
     def __call__(
         self, x: Branches, stream: Stream, caches: Caches | None = None
@@ -213,4 +215,5 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Float[Array, "*b D"]) -> Float[Array, "*b vocab"]:
         """lm_head, in fp32."""
         head = self.embed_tokens.T if self.config.tie_embeddings else self.lm_head
-        return jnp.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        made = jnp.dot(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        return constrain(made, "batch", *[None] * (made.ndim - 2), "vocab")

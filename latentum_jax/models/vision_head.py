@@ -15,6 +15,7 @@ from latentum_jax.models.attention import attend, attend_cache
 from latentum_jax.models.layers import (
     MLP,
     Dtype,
+    Remat,
     RMSNorm,
     dense,
     rotary_angles,
@@ -23,6 +24,7 @@ from latentum_jax.models.layers import (
     through_layers,
 )
 from latentum_jax.models.mome import Caches, KVCache
+from latentum_jax.sharding import constrain, look_up
 
 
 class HeadLayer(nn.Module):
@@ -35,7 +37,7 @@ class HeadLayer(nn.Module):
     def setup(self) -> None:
         d, n = self.hidden, self.config.num_heads
         self.norm1, self.norm2 = RMSNorm(1e-6, self.dtype), RMSNorm(1e-6, self.dtype)
-        self.qkv = dense(3 * d, ("embed", "heads"), bias=False, dtype=self.dtype)
+        self.qkv = dense(3 * d, ("embed", "qkv"), bias=False, dtype=self.dtype)
         self.q_norm = RMSNorm(1e-5, self.dtype, "head_dim")
         self.k_norm = RMSNorm(1e-5, self.dtype, "head_dim")
         self.proj = dense(d, ("heads", "embed"), bias=True, dtype=self.dtype)
@@ -46,6 +48,7 @@ class HeadLayer(nn.Module):
         self, x: Float[Array, "B T D"], at: Placement, cache: KVCache | None = None
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         b, t, d = x.shape
+        x = constrain(x, "batch", None, None)
         q, k, v = jnp.split(self.qkv(self.norm1(x)).reshape(b, t, -1, self.head_dim), 3, axis=2)
         cos, sin = rotary_angles(at.position, self.head_dim, self.config.rope_theta)
         q, k = rotate_pairs(self.q_norm(q), cos, sin), rotate_pairs(self.k_norm(k), cos, sin)
@@ -65,6 +68,7 @@ class VisionHead(nn.Module):
     quantizer: QuantizerConfig
     hidden: int
     dtype: Dtype = jnp.float32
+    remat: Remat = "none"
 
     def setup(self) -> None:
         q = self.quantizer
@@ -75,7 +79,7 @@ class VisionHead(nn.Module):
             ),
             (q.num_codebooks, q.codebook_size, self.hidden),
         )
-        made = stacked(HeadLayer, self.config.num_layers)
+        made = stacked(HeadLayer, self.config.num_layers, remat=self.remat)
         self.layers = made(self.config, self.hidden, self.dtype)
         self.norm = RMSNorm(1e-5, self.dtype)
         self.head = dense(q.codebook_size, ("embed", "codes"), bias=True, dtype=self.dtype)
@@ -85,7 +89,9 @@ class VisionHead(nn.Module):
     ) -> Float[Array, "M C V"]:
         """Teacher-forced logits of every code, M visual tokens at once."""
         count = self.quantizer.num_codebooks
-        shown = self.embeddings[jnp.arange(count - 1), codes[:, :-1]].astype(self.dtype)
+        tables = self.embeddings.reshape(-1, self.hidden)  # one behind the other
+        begin = jnp.arange(count - 1) * self.quantizer.codebook_size
+        shown = look_up(tables, codes[:, :-1] + begin).astype(self.dtype)
         x = jnp.concatenate([base[:, None].astype(self.dtype), shown], axis=1)
         position = jnp.broadcast_to(jnp.arange(count), (x.shape[0], count))
         x, _ = self._layers(x, position, None)

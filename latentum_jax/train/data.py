@@ -1,12 +1,16 @@
 """A config's data: which rows, in which shapes, from mazes made on the fly or from files."""
 
-import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig, VisionConfig
+from latentum_jax.data.datasets import open_tfds
+from latentum_jax.data.faults import Faults, blaming
 from latentum_jax.data.frozenlake.stream import Bucket, MazePictures, MazeRows, Mazes, batch_of
 from latentum_jax.data.interleaved import (
     InterleavedLines,
@@ -16,52 +20,156 @@ from latentum_jax.data.interleaved import (
     picture_row,
     stack,
 )
+from latentum_jax.data.loader import batches
 from latentum_jax.data.pictures import Pictures
+from latentum_jax.data.streams import Streams
+from latentum_jax.data.text_image import text_image_row
+from latentum_jax.data.vqa import Conversations, conversation_row
+from latentum_jax.data.webdataset import TarShards
 from latentum_jax.images import load_image
 from latentum_jax.tokenizer import Tokenizer
 
+Here = Callable[[int], slice]  # of so many rows in a batch, those that this process makes
+SOURCES = ("frozenlake", "jsonl", "vqa", "webdataset", "tfds")
+PICTURE_SOURCES = ("frozenlake", "images", "webdataset", "tfds")
 
-def make_batches(
-    config: ConfigDict, model: LatentUMConfig, chat: ChatConfig, tokenizer: Tokenizer
-) -> Callable[[int], Row]:
-    """index -> batch, a pure function of the config.
 
-    Raises ValueError for an unknown source, or a JSONL file that breaks the format or whose
-    samples do not fit.
+@runtime_checkable
+class Feed(Protocol):
+    """An endless iterator over batches that can be put back, as grain's are."""
+
+    def __next__(self) -> Row: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def every_row(rows: int) -> slice:
+    """Of a process that is alone."""
+    return slice(0, rows)
+
+
+def open_feed(
+    config: ConfigDict,
+    model: LatentUMConfig,
+    chat: ChatConfig,
+    tokenizer: Tokenizer,
+    faults: Faults,
+    here: Here = every_row,
+) -> Feed:
+    """Batches of which the rows are made that are wanted `here`; what they hold follows from the
+    config alone.
+
+    Raises ValueError for an unknown source, or one that is missing, empty or damaged.
     """
     data = config.data
     if data.source == "frozenlake":
-        mazes = Mazes(tuple(data.levels), tuple(data.weights), data.harder)
-        rows = MazeRows(tokenizer, model.vision, chat.system, mazes)
+        rows = MazeRows(tokenizer, model.vision, chat.system, _mazes(data))
         buckets = [_bucket(rows, **bucket) for bucket in data.buckets]
-        return functools.partial(batch_of, buckets, config.seed)
+        return batches(lambda i: some_rows(batch_of(buckets, config.seed, i), here))
+    shape = RowShape(data.length, data.images, data.targets, model.vision)
     if data.source == "jsonl":
-        return _jsonl_batches(config, model, chat, tokenizer)
-    raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'jsonl'")
+        source = InterleavedLines(data.path, cache=_cache(data))
+        make = lambda i: jsonl_row(source, i, tokenizer, shape, chat.system)  # noqa: E731
+    elif data.source == "vqa":
+        source = Conversations(data.path, data.root, cache=_cache(data))
+        said = {"system": chat.system}
+        make = lambda i: conversation_row(source[i], tokenizer, shape, **said)  # noqa: E731
+    elif data.source in ("webdataset", "tfds"):
+        source = open_texts(data)
+        make = lambda i: text_image_row(source[i], tokenizer, shape)  # noqa: E731
+    else:
+        raise ValueError(f"data.source is {data.source!r}, expected one of {SOURCES}")
+    return _streams(config, make, len(source), faults, here, shape if data.packed else None)
 
 
-def make_pictures(
-    config: ConfigDict, vision: VisionConfig, decoder: DecoderConfig
-) -> Callable[[int], Row]:
-    """The same for a decoder: rows of `picture_row`, of mazes or of the pictures in a folder.
-
-    Raises ValueError for an unknown source, or a folder without pictures.
-    """
+def open_pictures(
+    config: ConfigDict,
+    vision: VisionConfig,
+    decoder: DecoderConfig,
+    faults: Faults,
+    here: Here = every_row,
+) -> Feed:
+    """The same for a decoder: rows of `picture_row`, of mazes or of pictures on disk."""
     data, side, references = config.data, decoder.image_size, decoder.mmdit.references
     if data.source == "frozenlake":
-        mazes = Mazes(tuple(data.levels), tuple(data.weights), data.harder)
-        rows = MazePictures(vision, side, references, mazes)
-        return lambda index: _picked(config.seed, index, data.rows, rows.row)
+        row = MazePictures(vision, side, references, _mazes(data)).row
+        return batches(lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here))
+    if data.source not in PICTURE_SOURCES:
+        raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
+    if references:
+        raise ValueError(f"data.source {data.source!r} has single pictures, references are asked")
     if data.source == "images":
-        if references:
-            raise ValueError("data.source 'images' has single pictures, and references are asked")
         files = Pictures(data.path)
-        draw = lambda rng: picture_row(files[int(rng.integers(len(files)))], vision, side)  # noqa: E731
-        return lambda index: _picked(config.seed, index, data.rows, draw)
-    raise ValueError(f"data.source is {data.source!r}, expected 'frozenlake' or 'images'")
+        make = lambda i: _picture(files[i], str(files[i]), vision, side)  # noqa: E731
+        return _streams(config, make, len(files), faults, here)
+    texts = open_texts(data)
+
+    def make_of_text(index: int) -> Row:
+        sample = texts[index]
+        return _picture(sample.image, sample.where, vision, side)
+
+    return _streams(config, make_of_text, len(texts), faults, here)
 
 
-def _picked(seed: int, index: int, rows: int, make: Callable[[np.random.Generator], Row]) -> Row:
+def open_texts(data: ConfigDict) -> Any:
+    """Texts with pictures, by number."""
+    if data.source == "tfds":
+        return open_tfds(data.path, data.split, folder=data.root or None)
+    return TarShards(data.path, cache=_cache(data))
+
+
+def jsonl_row(
+    source: InterleavedLines, index: int, tokenizer: Tokenizer, shape: RowShape, system: str
+) -> Row:
+    """`interleaved_row` of a sample. Raises BadSample where it cannot be read or does not fit."""
+    sample = source[index]
+    with blaming(source.where(index)):
+        draw = lambda path: np.asarray(load_image(path))  # noqa: E731
+        return interleaved_row(sample, tokenizer, shape, system=system, draw=draw)
+
+
+def some_rows(batch: Row, here: Here) -> Row:
+    """Those that are wanted of a whole batch: mazes are cheap, and drawn one after another."""
+    return {name: x[here(len(x))] for name, x in batch.items()}
+
+
+def _picture(image: Any, where: str, vision: VisionConfig, side: int) -> Row:
+    with blaming(where):
+        return picture_row(image, vision, side)
+
+
+def _streams(
+    config: ConfigDict,
+    make: Callable[[int], Row],
+    count: int,
+    faults: Faults,
+    here: Here,
+    shape: RowShape | None = None,
+) -> Streams:
+    data = config.data
+    return Streams(
+        make,
+        count,
+        seed=config.seed,
+        rows=data.rows,
+        here=here(data.rows),
+        faults=faults,
+        shape=shape,
+        threads=data.threads or os.cpu_count() or 1,
+    )
+
+
+def _cache(data: ConfigDict) -> Path | None:
+    return Path(data.cache) if data.cache else None
+
+
+def _mazes(data: ConfigDict) -> Mazes:
+    return Mazes(tuple(data.levels), tuple(data.weights), data.harder)
+
+
+def _drawn(seed: int, index: int, rows: int, make: Callable[[np.random.Generator], Row]) -> Row:
     rng = np.random.default_rng((seed, index))
     return stack([make(rng) for _ in range(rows)])
 
@@ -81,26 +189,7 @@ def _bucket(
     return Bucket(share, rows_a_batch, makers[kind])
 
 
-def _jsonl_batches(
-    config: ConfigDict, model: LatentUMConfig, chat: ChatConfig, tokenizer: Tokenizer
-) -> Callable[[int], Row]:
-    data = config.data
-    samples = InterleavedLines(data.path)
-    shape = RowShape(data.length, data.images, data.targets, model.vision)
-
-    def row(sample: dict) -> Row:
-        try:
-            return interleaved_row(
-                sample,
-                tokenizer,
-                shape,
-                system=chat.system,
-                draw=lambda path: np.asarray(load_image(path)),
-            )
-        except ValueError as error:
-            raise ValueError(f"{data.path}, sample {sample.get('id')!r}: {error}") from error
-
-    for index in range(len(samples)):  # a sample that does not fit is found before the first step
-        row(samples[index])
-    pick = lambda rng: row(samples[int(rng.integers(len(samples)))])  # noqa: E731
-    return lambda index: _picked(config.seed, index, data.rows, pick)
+def open_faults(config: ConfigDict, workdir: Path | None, process: int = 0) -> Faults:
+    """The count of broken samples of a run, or of one process of it, kept in its folder."""
+    name = "bad_samples.jsonl" if process == 0 else f"bad_samples-{process}.jsonl"
+    return Faults(None if workdir is None else workdir / name, config.data.max_bad)

@@ -1,25 +1,34 @@
 """The one training loop: every stage runs here and differs only in what `Stage` says."""
 
+import functools
 import json
 import math
-import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
-from latentum_jax.data.loader import batches
+from latentum_jax.data.faults import Faults
+from latentum_jax.devices import peak_flops
+from latentum_jax.files import locked, write_text
+from latentum_jax.sharding import divide, make_mesh, place_batch, rows_here
 from latentum_jax.train.checkpoint import Checkpoints
-from latentum_jax.train.optim import make_optimizer, make_schedule
+from latentum_jax.train.data import Feed, open_faults
+from latentum_jax.train.flops import count_flops
+from latentum_jax.train.hosts import Agreement, is_first, joined, on_host, wait_for_all
+from latentum_jax.train.monitor import Monitor, metrics_until
+from latentum_jax.train.optim import make_optimizer
 from latentum_jax.train.recipe import stage_config
-from latentum_jax.train.start import start_of
-from latentum_jax.train.state import TrainState, make_step, start_state
+from latentum_jax.train.start import Start, start_of
+from latentum_jax.train.state import TrainState, make_step, merge, split, start_state
 from latentum_jax.train.stopping import Requests, Stopped
+
+StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def train(config: ConfigDict, workdir: Path) -> Path:
@@ -43,129 +52,173 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
     """Runs one stage in `workdir` to its last step; returns `workdir/model`.
 
     `workdir` gets config.json, metrics.jsonl, TensorBoard files, checkpoints/ and, at the end,
-    model/ (the averaged weights where the config keeps an average).
+    model/ (the averaged weights where the config keeps an average). Of several processes that
+    share it (`hosts.connect`) the first writes.
 
-    Raises ValueError for a config that is wrong, FloatingPointError where loss or gradients were
-    not finite in more than `max_skipped` steps, Stopped where SIGTERM or Ctrl-C asked for it.
+    Raises ValueError for a config that is wrong or where another run is under way in `workdir`,
+    FloatingPointError where loss or gradients were not finite in more than `max_skipped` steps,
+    OSError where a checkpoint cannot be written, Stopped where SIGTERM or Ctrl-C asked for it.
     """
     done = workdir / "model"
     if (done / "config.json").is_file() and _finished(workdir) >= config.steps:
         return done
-    start = start_of(config)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    state = start_state(start.params, start.stage, optimizer, average=config.ema > 0)
-    run = Run(config, workdir)
-    try:
-        step_fn = make_step(start.stage, optimizer, seed=config.seed, ema_decay=config.ema)
-        state = run.fit(state, step_fn, start.make)
-    finally:
-        run.close()
-    params, extra = jax.tree.map(np.asarray, (state.params(averaged=True), state.extra))
-    start.write(done, params, extra)
+    mesh = make_mesh(config.mesh.to_dict())
+    faults = open_faults(config, workdir, jax.process_index())
+    start = start_of(config, faults, functools.partial(rows_here, mesh))
+    check_mesh(config, start.heads, mesh)
+    with locked(workdir, wanted=is_first()), jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, config.steps)
+        state = first_state(config, start, optimizer, mesh)
+        step_fn, plain = (
+            make_step(stage, optimizer, state, **how(config))
+            for stage in (start.stage, start.plain)
+        )
+        run = Run(config, workdir, mesh, functools.partial(count_flops, plain))
+        try:
+            state = run.fit(state, step_fn, start.feed, faults)
+        finally:
+            run.close()
+        trained, extra = on_host((state.ema or state.trainable, state.extra))
+        if is_first():
+            _, frozen = split(start.params, start.stage)
+            start.write(done, merge(trained, frozen), extra)
+        wait_for_all(str(done))
     return done
 
 
 def _finished(workdir: Path) -> int:
-    lines = _metrics_until(workdir / "metrics.jsonl", math.inf)
+    lines = metrics_until(workdir / "metrics.jsonl", math.inf)
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def _metrics_until(path: Path, step: float | int) -> list[str]:
-    """Lines of metrics.jsonl up to a step; a last line cut short by a kill is dropped."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except json.JSONDecodeError:
-            break
-    return kept
+def first_state(
+    config: ConfigDict, start: Start, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Step 0 of a run."""
+    return start_state(
+        start.params,
+        start.stage,
+        optimizer,
+        mesh=mesh,
+        axes=start.axes,
+        average=config.ema > 0,
+        dtype=config.dtype,
+    )
+
+
+def how(config: ConfigDict) -> dict[str, Any]:
+    """Options of `make_step`."""
+    return {"seed": config.seed, "ema_decay": config.ema, "accumulate": config.accumulate}
+
+
+def check_mesh(config: ConfigDict, heads: Mapping[str, int], mesh: Mesh) -> None:
+    """ValueError where a mesh does not divide the heads, or the rows of a batch or of its parts."""
+    divide(mesh, "heads", heads)
+    buckets = {f"data.buckets[{i}].rows_a_batch": b for i, b in enumerate(config.data.buckets)}
+    rows = {name: bucket["rows_a_batch"] for name, bucket in buckets.items()}
+    rows = rows or {"data.rows": config.data.rows}
+    for name, count in rows.items():
+        if count % config.accumulate:
+            raise ValueError(
+                f"{name} is {count}, and accumulate {config.accumulate} divides it not"
+            )
+    divide(mesh, "batch", {name: count // config.accumulate for name, count in rows.items()})
 
 
 class Run:
     """The side effects of a run: checkpoints, metrics, progress."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
-        self.config, self.workdir = config, workdir
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        mesh: Mesh,
+        count: Callable[[TrainState, Any], int],
+    ):
+        """`count`: the arithmetic of a step, from its state and batch."""
+        self.config, self.workdir, self.mesh, self.count = config, workdir, mesh, count
         self.checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
-        self.schedule = make_schedule(config.optimizer, config.steps)
-        self.skipped = 0
-        self.metrics: Any = None
-        self.board: Any = None
+        self.text = config.to_json_best_effort(indent=1)
+        self.agreement = Agreement(mesh) if jax.process_count() > 1 else None
+        self.monitor: Monitor | None = None
+        self.tracing = False
 
-    def fit(self, state: TrainState, step_fn: Any, make: Any) -> TrainState:
+    def fit(self, state: TrainState, step_fn: StepFn, feed: Feed, faults: Faults) -> TrainState:
         """Steps until the last one, from the newest checkpoint if there is one."""
-        iterator = batches(make)
-        restored = self.checkpoints.restore(state)
+        total, settings = self.config.steps, json.loads(self.text)
+        restored = self.checkpoints.restore(state, settings)
         if restored is not None:
             state, data = restored
-            iterator.set_state(data)
+            feed.set_state(data)
         step = int(state.step)
-        text = self.config.to_json_best_effort(indent=1)
-        (self.workdir / "config.json").write_text(text + "\n")
-        self._open_logs(step)
-        total, config = self.config.steps, self.config
-        bar = tqdm(total=total, initial=step, desc=config.stage, unit="step", mininterval=1.0)
-        began, pending = time.perf_counter(), None
-        with bar, Requests() as asked:
+        if is_first():
+            write_text(self.workdir / "config.json", self.text + "\n")
+        pending = None
+        with Requests() as asked:
             while step < total:
-                batch = next(iterator)
+                batch, waited = self._next(feed)
+                self._begin(step, state, batch)
+                self._trace(step)
                 state, metrics = step_fn(state, batch)
                 step += 1
                 # The metrics of the step before are read while this one computes.
-                if pending is not None:
-                    began = self._log(*pending, began, bar)
-                pending = (step, len(batch["pixels"]), metrics)
-                due = step % config.checkpoint_every == 0 or step == total
-                if due or asked.number is not None:
-                    began = self._log(*pending, began, bar)
+                stop = self._log(pending) if pending is not None else 0
+                self.monitor.wait(waited)
+                known = {"bad_samples": len(bad)} if (bad := faults.seen()) else {}
+                pending = (step, size_of(batch), metrics | known, self._agreed(asked.number))
+                stop = stop if self.agreement else asked.number or 0
+                if step % self.config.checkpoint_every == 0 or step == total or stop:
+                    self._log(pending)
                     pending = None
-                    self.checkpoints.save(step, state, iterator.get_state())
-                if asked.number is not None and step < total:
-                    raise Stopped(asked.number, step)
+                    self.checkpoints.save(step, state, joined(feed.get_state()), settings)
+                if stop and step < total:
+                    raise Stopped(stop, step)
         return state
 
     def close(self) -> None:
         """Finishes what is being written."""
+        if self.tracing:
+            jax.profiler.stop_trace()
+        if self.monitor is not None:
+            self.monitor.close()
         self.checkpoints.close()
-        if self.metrics is not None:
-            self.metrics.close()
-            self.board.close()
 
-    def _open_logs(self, step: int) -> None:
-        path = self.workdir / "metrics.jsonl"
-        kept = _metrics_until(path, step)
-        self.skipped = sum("skipped" in json.loads(line) for line in kept)
-        part = path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in kept))
-        shutil.move(part, path)
-        self.metrics = path.open("a", buffering=1)
-        self.board = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=step)
+    def _next(self, feed: Feed) -> tuple[dict[str, jax.Array], float]:
+        """A batch on the devices, and how long it was waited for."""
+        began = time.perf_counter()
+        batch = next(feed)
+        waited = time.perf_counter() - began
+        return place_batch(self.mesh, batch), waited
 
-    def _log(self, step: int, rows: int, metrics: Any, began: float, bar: Any) -> float:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.perf_counter()
-        skipped = {"skipped": 1} if values.pop("skipped") else {}
-        self.skipped += len(skipped)
-        rate = rows / (now - began)
-        line = {"step": step, **values, **skipped, "rate": rate}
-        line["learning_rate"] = float(self.schedule(step))
-        self.metrics.write(json.dumps({k: _short(v) for k, v in line.items()}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-        bar.set_postfix(loss=f"{values['loss']:.3f}", rate=f"{rate:.0f}/s", refresh=False)
-        bar.update(1)
-        if self.skipped > self.config.max_skipped:
-            raise FloatingPointError(
-                f"the loss of step {step} is {values['loss']}, its gradient's norm "
-                f"{values['grad_norm']}: {self.skipped} steps were skipped for such, "
-                f"max_skipped is {self.config.max_skipped}"
-            )
-        return now
+    def _begin(self, step: int, state: TrainState, batch: Any) -> None:
+        """Before the first step that is taken here."""
+        if self.monitor is None:
+            known = peak_flops(jax.devices()[0]) is not None
+            flops = self.count(state, batch) if known else None
+            self.monitor = Monitor(self.config, self.workdir, step, flops)
+
+    def _trace(self, step: int) -> None:
+        """Profiles steps `profile`[0] to `profile`[1] into workdir/profile, where these are set."""
+        begin, end = self.config.profile or (-1, -1)
+        if self.tracing and step >= end:
+            jax.profiler.stop_trace()
+            self.tracing = False
+        elif begin <= step < end and not self.tracing:
+            jax.profiler.start_trace(str(self.workdir / "profile"))
+            self.tracing = True
+
+    def _agreed(self, number: int | None) -> Any:
+        return 0 if self.agreement is None else self.agreement.ask(number or 0)
+
+    def _log(self, pending: tuple) -> int:
+        """Writes a step's metrics; the signal that a process had been sent before it, or 0."""
+        step, size, metrics, stop = pending
+        self.monitor.log(step, size, metrics)
+        return int(stop)
 
 
-def _short(value: float | int) -> float | int | None:
-    """What JSON can say of a number."""
-    if isinstance(value, int):
-        return value
-    return float(f"{value:.7g}") if math.isfinite(value) else None
+def size_of(batch: Mapping[str, jax.Array]) -> dict[str, int]:
+    """Rows, tokens and pictures of a batch, its padding among them."""
+    pixels = batch["pixels"].shape
+    size = {"rows": pixels[0], "images": pixels[0] * (pixels[1] if len(pixels) == 5 else 1)}
+    return {**size, "tokens": batch["tokens"].size} if "tokens" in batch else size

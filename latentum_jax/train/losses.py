@@ -53,18 +53,18 @@ def over_words(
     """`sums(*logits, labels, weights)` of the next tokens, where logits are head(hidden).
 
     Labels and weights stand at their own token: logits at t are scored against the label at t + 1.
-    With `chunk` above 0 logits of no more than so many tokens are ever in memory, in the backward
-    pass neither: those of a batch at 151,936 words would be the largest array of a training step.
+    With `chunk` above 0 logits of about so many tokens, some of every row, are in memory at once,
+    in the backward pass as well: a batch's, at 151,936 words, would be a step's largest array.
     """
     labels, weights = labels[:, 1:], weights[:, 1:]
     if not chunk:
         return sums(*(head(h)[:, :-1] for h in hidden), labels, weights)
+    width = max(1, chunk // len(labels))
 
     def chunks(x: Array, fill: int) -> Array:
-        x = x.reshape(-1, *x.shape[2:])
-        rest = [(0, 0)] * (x.ndim - 1)
-        x = jnp.pad(x, [(0, -len(x) % chunk), *rest], constant_values=fill)
-        return x.reshape(-1, chunk, *x.shape[1:])
+        rest = [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % width), *rest], constant_values=fill)
+        return x.reshape(len(x), -1, width, *x.shape[2:]).swapaxes(0, 1)
 
     def of(part: tuple[Array, ...]) -> Sums:
         *some, labels, weights = part

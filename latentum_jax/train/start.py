@@ -1,9 +1,9 @@
 """What a run starts with: the parameters, the stage over them, its batches, and how it is kept."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,56 +13,100 @@ from ml_collections import ConfigDict
 
 from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
 from latentum_jax.convert.decoder import read_decoder
-from latentum_jax.convert.published import read_model
+from latentum_jax.convert.published import open_model
+from latentum_jax.data.faults import Faults
 from latentum_jax.data.frozenlake.stream import corpus
-from latentum_jax.data.interleaved import Row
-from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
+from latentum_jax.decoder.folder import DecoderFolder, decoder_axes, write_decoder_folder
 from latentum_jax.decoder.pixel_decoder import PixelDecoder, init_decoder_params
-from latentum_jax.models.folder import ModelFolder, write_folder
+from latentum_jax.models.folder import ModelFolder, model_axes, write_folder
 from latentum_jax.models.latentum import LatentUM, Params, init_params
-from latentum_jax.tokenizer import Tokenizer
-from latentum_jax.train.data import make_batches, make_pictures
+from latentum_jax.models.layers import Remat
+from latentum_jax.sharding import Axes
+from latentum_jax.tokenizer import SpecialIds, Tokenizer
+from latentum_jax.train.data import Feed, Here, every_row, open_feed, open_pictures
 from latentum_jax.train.stages import DECODER_STAGES, STAGES
 from latentum_jax.train.stages.decoder import latent_moments
 from latentum_jax.train.stages.stage import Stage
 
 CALIBRATION_BATCHES = 16
+SEEING = ("vision", "quantizer")  # parts of a model that make z_q of a picture
+Own = tuple[Stage, Stage, Mapping[str, Axes], Mapping[str, int]]  # the same of a `Start`
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
     """A run before its first step.
 
-    params: nested dict. make: index -> batch. write: puts trained parameters into a folder, with
-    what the stage's `extra` holds at the end.
+    params: nested dict of arrays, there or `Lazy`. plain: the stage, computing nothing again in its
+    backward pass. axes: their logical axes by path. heads: counts
+    that the mesh has to divide. feed: its batches, from the first. write: puts trained parameters
+    into a folder, with what the stage's `extra` holds at the end.
     """
 
     params: Params
     stage: Stage
-    make: Callable[[int], Row]
+    plain: Stage
+    axes: Mapping[str, Axes]
+    heads: Mapping[str, int]
+    feed: Feed
     write: Callable[[Path, Params, Mapping[str, Any]], None]
 
 
-def start_of(config: ConfigDict) -> Start:
-    """What a config's stage begins with. Raises ValueError for a config that is wrong."""
+def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Start:
+    """What a config's stage begins with; the feed gives the rows of a batch that are wanted `here`.
+
+    Raises ValueError for a config that is wrong.
+    """
+    _known("dtype", config.dtype, ("float32", "bfloat16"))
+    _known("remat", config.remat, get_args(Remat))
     if config.stage in STAGES:
-        return _model_start(config)
+        return _model_start(config, faults, here)
     if config.stage in DECODER_STAGES:
-        return _decoder_start(config)
+        return _decoder_start(config, faults, here)
     known = (*STAGES, *DECODER_STAGES)
     raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
 
 
-def _model_start(config: ConfigDict) -> Start:
+def _known(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}, expected one of {tuple(known)}")
+
+
+def _model_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     folder = starting_model(config)
-    stage = STAGES[config.stage](LatentUM(folder.config), config, folder.tokenizer.ids)
-    make = make_batches(config, folder.config, folder.chat, folder.tokenizer)
+    own = model_stage(config, folder.config, folder.tokenizer.ids)
+    feed = open_feed(config, folder.config, folder.chat, folder.tokenizer, faults, here)
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
         usage = extra.get("usage", folder.usage)
         write_folder(path, dataclasses.replace(folder, params=params, usage=usage))
 
-    return Start(folder.params, stage, make, write)
+    return Start(folder.params, *own, feed, write)
+
+
+def model_stage(config: ConfigDict, model: LatentUMConfig, ids: SpecialIds) -> Own:
+    """What a stage of the model is, and what a mesh has to know of its parameters."""
+    dtype = jnp.dtype(config.dtype)
+    stage, plain = (
+        STAGES[config.stage](LatentUM(model, dtype, remat), config, ids)
+        for remat in (config.remat, "none")
+    )
+    return stage, plain, model_axes(model), head_counts(model)
+
+
+def decoder_stage(config: ConfigDict, decoder: DecoderConfig, model: LatentUMConfig) -> Own:
+    """The same of a decoder's, whose parameters are {"decoder", "latentum"}."""
+    dtype = jnp.dtype(config.dtype)
+    stage, plain = (
+        DECODER_STAGES[config.stage](
+            PixelDecoder(decoder, dtype, remat), LatentUM(model, dtype, remat), config
+        )
+        for remat in (config.remat, "none")
+    )
+    axes = {f"decoder/{path}": own for path, own in decoder_axes(decoder).items()}
+    axes |= {f"latentum/{path}": own for path, own in model_axes(model).items()}
+    heads = {"decoder.mmdit.num_heads": decoder.mmdit.num_heads}
+    return stage, plain, axes, heads
 
 
 def starting_model(config: ConfigDict) -> ModelFolder:
@@ -73,7 +117,7 @@ def starting_model(config: ConfigDict) -> ModelFolder:
     """
     model = LatentUMConfig.from_dict(config.model.to_dict())
     if config.init_from:
-        folder = read_model(config.init_from, model)
+        folder = open_model(config.init_from, model)
         odd = differing(folder.config, model)
         if config.stage == "mbaq" and all(key.startswith("quantizer.") for key in odd):
             return requantized(folder, model, config.seed)
@@ -91,6 +135,16 @@ def starting_model(config: ConfigDict) -> ModelFolder:
     return ModelFolder(model, ChatConfig(**config.chat.to_dict()), params, tokenizer)
 
 
+def head_counts(config: LatentUMConfig) -> dict[str, int]:
+    """Attention heads of every tower by their config key."""
+    return {
+        "vision.num_heads": config.vision.num_heads,
+        "language.num_heads": config.language.num_heads,
+        "language.num_kv_heads": config.language.num_kv_heads,
+        "head.num_heads": config.head.num_heads,
+    }
+
+
 def requantized(folder: ModelFolder, model: LatentUMConfig, seed: int) -> ModelFolder:
     """The folder's model with the quantizer of `model`: what its codes shape starts anew."""
     if folder.config == model:
@@ -103,24 +157,25 @@ def requantized(folder: ModelFolder, model: LatentUMConfig, seed: int) -> ModelF
     return dataclasses.replace(folder, config=model, params=params)
 
 
-def _decoder_start(config: ConfigDict) -> Start:
+def _decoder_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     """Parameters are {"decoder", "latentum"}: of the second what makes z_q, if anything does."""
     decoder = starting_decoder(config)
     model = LatentUMConfig.from_dict(config.model.to_dict())
     params: dict[str, Any] = {"decoder": decoder.params, "latentum": {}}
     if config.stage != "vae":
         seen = _latentum(config, model)
-        params["latentum"] = {part: seen[part] for part in ("vision", "quantizer")}
-    stage = DECODER_STAGES[config.stage](PixelDecoder(decoder.config), LatentUM(model), config)
-    make = make_pictures(config, model.vision, decoder.config)
+        params["latentum"] = {part: seen[part] for part in SEEING}
+    own = decoder_stage(config, decoder.config, model)
+    feed = open_pictures(config, model.vision, decoder.config, faults, here)
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
         made, trained = decoder.config, params["decoder"]
         if config.stage == "vae":
-            made = calibrated(made, trained, make)
+            again = open_pictures(config, model.vision, decoder.config, faults)
+            made = calibrated(made, trained, again)
         write_decoder_folder(path, DecoderFolder(made, trained), dtype="float32")
 
-    return Start(params, stage, make, write)
+    return Start(params, *own, feed, write)
 
 
 def starting_decoder(config: ConfigDict) -> DecoderFolder:
@@ -149,7 +204,7 @@ def starting_decoder(config: ConfigDict) -> DecoderFolder:
 def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:
     if not config.latentum:
         raise ValueError("latentum is empty, expected the folder of the model whose z_q is drawn")
-    folder = read_model(config.latentum, model)
+    folder = open_model(config.latentum, model)
     _refuse("model", differing(folder.config, model), config.latentum)
     width = config.decoder.mmdit.context_dim
     if width != model.quantizer.embedding_dim:
@@ -160,10 +215,10 @@ def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:
     return folder.params
 
 
-def calibrated(config: DecoderConfig, params: Params, make: Callable[[int], Row]) -> DecoderConfig:
+def calibrated(config: DecoderConfig, params: Params, feed: Feed) -> DecoderConfig:
     """The config with the scale and shift that give the VAE's latents mean 0 and variance 1."""
     moments = jax.jit(lambda pixels: latent_moments(PixelDecoder(config), params, pixels))
-    found = [moments(jnp.asarray(make(i)["pixels"])) for i in range(CALIBRATION_BATCHES)]
+    found = [moments(jnp.asarray(next(feed)["pixels"])) for _ in range(CALIBRATION_BATCHES)]
     mean, square = (float(x) for x in np.mean(found, axis=0))
     vae = dataclasses.replace(config.vae, shift=mean, scale=float((square - mean**2) ** -0.5))
     return dataclasses.replace(config, vae=vae)

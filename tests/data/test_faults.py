@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from latentum_jax.data.faults import BadSample, Faults, blaming, good, good_ones
+from latentum_jax.data.faults import BadSample, Faults, blaming
 
 
 def read(log):
@@ -77,28 +77,6 @@ def make(index):
     if index % 2:
         raise BadSample(f"sample {index}", "odd")
     return index
-
-
-def test_what_replaces_a_sample_is_the_same_again():
-    """Batches are a pure function of (seed, index), with broken samples among them too."""
-    faults = Faults(None, 9)
-    picks = [3, 5, 8, 6]
-    assert good(make, picks.__getitem__, faults) == good(make, picks.__getitem__, faults) == 8
-    assert faults.seen() == {"sample 3", "sample 5"}
-    ones = good_ones(make, picks.__getitem__, faults)
-    assert [next(ones), next(ones)] == [8, 6]
-
-
-def test_no_good_sample_at_all():
-    """It would look for one for ever."""
-    with pytest.raises(ValueError, match=r"found no good sample: the last is sample 1: odd"):
-        good(make, lambda attempt: 1, Faults(None, 9))
-
-
-def test_other_errors_are_not_samples():
-    """A full disk or a bug is no reason to take another sample."""
-    with pytest.raises(ZeroDivisionError):
-        good(lambda index: 1 // 0, lambda attempt: attempt, Faults(None, 9))
 
 
 def test_whose_fault():

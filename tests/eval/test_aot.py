@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from latentum_jax.config import DecoderConfig, LatentUMConfig
+from latentum_jax.devices import describe
 from latentum_jax.eval import aot
 from latentum_jax.eval.hlo import Program
 from tests.devices import compiles
@@ -70,11 +71,11 @@ def test_the_cache_is_written_in_place(results):
 @compiles
 def test_8_bits_halve_what_a_visual_token_reads():
     """Breaks if a kernel in 8 bits is read wider than that, or turned into another before."""
-    device, read = aot.describe("h100"), {}
+    (device,), read = describe("h100"), {}
     for weights in (None, "int8"):
         made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, device, weights)
         (program,) = [program for program in made if program.name == "generate"]
-        text = Program.parse(program.compile().as_text())
+        text = Program.parse(program.compile("h100").as_text())
         loop = text.loop(CONFIG.vision.num_tokens)
         read[weights] = text.invariant_bytes(loop)
         assert text.copies(loop, CONFIG.language.hidden_size**2 // 2) == []
@@ -85,15 +86,15 @@ def test_8_bits_halve_what_a_visual_token_reads():
 def test_it_compiles_again_without_a_word(tmp_path, recwarn):
     """Breaks if a program for a device that is not here is kept on disk, where the next run would
     take it for a damaged one."""
-    made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, aot.describe("v5e"))
+    made = aot.programs(CONFIG, None, jnp.dtype("bfloat16"), BATCH, describe("v5e")[0])
     encode = next(iter(made))
     folder, seconds = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = {name: getattr(jax.config, name) for name in (folder, seconds)}
     try:
         jax.config.update(folder, str(tmp_path))
         jax.config.update(seconds, 0.0)
-        encode.compile()
-        encode.compile()
+        encode.compile("v5e")
+        encode.compile("v5e")
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

@@ -100,7 +100,7 @@ def in_one_pass(model, calls, said, codes):
     place = start + jnp.tile(jnp.arange(length), count)[None]
     stream = {
         "und": Placement.causal(jnp.arange(at)[None]),
-        "gen": Placement(place, block, start - 1, jnp.ones_like(start, bool)),
+        "gen": Placement(place, block, start - 1, jnp.ones_like(start, bool), 0 * start),
     }
     x = {"und": jnp.concatenate(und)[None], "gen": gen}
     hidden, _ = run("hidden", x, Stream(stream, UND_BLIND))

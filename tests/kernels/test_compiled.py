@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from latentum_jax.devices import describe
 from latentum_jax.eval import aot
 from latentum_jax.eval.hlo import Program
 from latentum_jax.kernels.codebook import nearest_code, nearest_kernel
@@ -33,7 +34,9 @@ def train(q, k, v, *at):
 PROGRAMS = {
     "flash": (
         train,
-        [((2, n, T, 128), bf16) for n in (16, 8, 8)] + [((2, T), i32)] * 3 + [((2, T), bool)],
+        [((2, n, T, 128), bf16) for n in (16, 8, 8)]
+        + [((2, T), i32)] * 3
+        + [((2, T), bool), ((2, T), i32)],
         3,
     ),
     "decode": (
@@ -48,10 +51,10 @@ PROGRAMS = {
 
 def compiled(target, made, shapes):
     """What the compiler makes of it: kernels by name, and bytes of temporaries."""
-    place = SingleDeviceSharding(aot.describe(target))
+    place = SingleDeviceSharding(describe(target)[0])
     given = [jax.ShapeDtypeStruct(*x, sharding=place) for x in shapes]
     lower = functools.partial(jax.jit(lambda *args: made(*args)).lower, *given)
-    program = aot.Lowered("kernel", lower).compile()
+    program = aot.Lowered("kernel", lower).compile(target)
     text = Program.parse(program.as_text())
     return text.custom_calls(), program.memory_analysis().temp_size_in_bytes
 

@@ -61,7 +61,6 @@ def test_generation_branch_starts_as_a_copy(small):
     layers = started["language"]["layers"]
     und, gen = (layers[name]["mlp"]["up_proj"]["kernel"] for name in ("und", "gen"))
     np.testing.assert_array_equal(gen, und)
-    assert gen is not und  # one of them will be donated
     before = small.params["language"]["layers"]["gen"]["mlp"]["up_proj"]["kernel"]
     assert np.any(before != und)  # the given parameters are left alone
     for path in matching(started, "layers/gen/"):

@@ -88,6 +88,7 @@ def test_twin_of_a_dual_sequence(small):
         jnp.broadcast_to(block, (2, 5)),
         start - 1,
         jnp.array([[True] * 5, [True] * 3 + [False] * 2]),
+        jnp.zeros((2, 5), int),
     )
     both = {"und": x[:, :7], "gen": x[:, 7:]}
     hidden, _ = small.run("hidden", both, Stream({"und": und, "gen": gen}, UND_BLIND))

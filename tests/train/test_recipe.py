@@ -43,7 +43,7 @@ def test_an_override_holds_for_every_link_and_one_of_a_link_for_it_alone():
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        ("modle.x", "1", "no config key 'modle.x': the config has chain"),
+        ("modle.x", "1", "no config key 'modle.x': the config has accumulate"),
         ("optimizer.rate", "1", "no config key 'optimizer.rate': optimizer has b1, b2"),
         ("steps.more", "1", "no config key 'steps.more': steps has the value 0"),
         ("links.vml.steps", "1", "no config key 'links.vml.steps': links has"),

@@ -13,11 +13,21 @@ KEY = jax.random.key(0)
 def test_only_rows_that_draw_alone_lose_their_prompt():
     """Breaks if dropout touches interleaved rows, or replaces part of a prompt."""
     labels = jnp.full((400, 3), -100).at[:200, 1].set(5)
-    batch = {"tokens": jnp.ones((400, 3), jnp.int32), "labels": labels}
+    zero = jnp.zeros((400, 3), jnp.int32)
+    batch = {"tokens": zero + 1, "labels": labels, "base": zero}
     dropped = np.asarray(drop_condition(batch, KEY, 0.25, 0)["tokens"] == 0)
     assert not dropped[:200].any()
     np.testing.assert_array_equal(dropped.any(1), dropped.all(1))
     assert 0.15 < dropped[200:, 0].mean() < 0.35  # 200 draws of 0.25: 3 standard errors are 0.09
+
+
+def test_packed_samples_lose_their_prompts_one_by_one():
+    """Breaks if all samples of a row are dropped together, or one of them in part."""
+    base = jnp.broadcast_to(jnp.array([0, 0, 2, 2]), (400, 4))
+    batch = {"tokens": base * 0 + 1, "labels": base * 0 - 100, "base": base}
+    dropped = np.asarray(drop_condition(batch, KEY, 0.25, 0)["tokens"] == 0)
+    np.testing.assert_array_equal(dropped[:, ::2], dropped[:, 1::2])
+    assert 0.15 < dropped[:, 2].mean() < 0.35 and (dropped[:, 0] != dropped[:, 2]).any()
 
 
 def test_code_noise_replaces_its_share():

@@ -39,7 +39,8 @@ def vae_stage(decoder: PixelDecoder, model: LatentUM, config: ConfigDict) -> Sta
         distance = jnp.mean(jnp.abs(made - x))
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
         psnr = -10 * jnp.log10(jnp.mean((made - x) ** 2) / 4)  # pixels span 2
-        return distance + config.kl_weight * kl, ({"l1": distance, "kl": kl, "psnr": psnr}, ())
+        terms = {"distance": distance, "divergence": config.kl_weight * kl}
+        return terms, ({"l1": distance, "kl": kl, "psnr": psnr}, ())
 
     return Stage(trainable=r"^decoder/vae/", loss=loss)
 
@@ -78,7 +79,8 @@ def pixel_decoder_stage(decoder: PixelDecoder, model: LatentUM, config: ConfigDi
             seen,
             method="velocity",
         )
-        return flow_loss(x_0, x_t, velocity, sigma), ({"sigma": sigma.mean()}, ())
+        terms = {"flow": flow_loss(x_0, x_t, velocity, sigma)}
+        return terms, ({"sigma": sigma.mean()}, ())
 
     trainable = TRAINABLE[config.part] + (REFERENCES if references else "")
     return Stage(trainable=trainable, loss=loss)

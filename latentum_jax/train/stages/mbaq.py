@@ -16,8 +16,15 @@ from latentum_jax.train.losses import (
     reconstruction_loss,
     text_sums,
 )
-from latentum_jax.train.stages.sequence import Batch, Pictures, apply, read_pictures, shown_pictures
-from latentum_jax.train.stages.stage import Metrics, Stage
+from latentum_jax.train.stages.sequence import (
+    Batch,
+    Pictures,
+    apply,
+    read_pictures,
+    shown_pictures,
+    text_count,
+)
+from latentum_jax.train.stages.stage import Metrics, Stage, Terms
 from latentum_jax.train.stages.vlm import answer_hidden, answer_sums
 
 OBJECTIVES = ("kl", "mse", "cosine")
@@ -52,7 +59,11 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         answer, accuracy = loss_and_accuracy(sums[-4:])
         metrics: Metrics = {"aligned": aligned, "answer": answer, "accuracy": accuracy}
         metrics |= {f"mcq_{name}": value for name, value in mcq.items()}
-        return aligned + mcq["total"], (metrics, (quantized.z, quantized.codes))
+        terms = {"aligned": aligned, "mcq": mcq["total"]}
+        return terms, (metrics, (quantized.z, quantized.codes))
+
+    def counts(batch: Batch) -> Terms:
+        return {"aligned": text_count(batch)} if objective == "kl" else {}
 
     def after(trainable: dict, extra: dict, left: tuple, key: jax.Array) -> tuple:
         z, codes = left
@@ -67,7 +78,8 @@ def mbaq_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         return {**trainable, "quantizer/codebook": codebook}, {"usage": usage}, metrics
 
     start_usage = jnp.full((q.num_codebooks, q.codebook_size), 1.0 / q.codebook_size)
-    return Stage(trainable=r"^quantizer/", loss=loss, extra={"usage": start_usage}, after=after)
+    extra = {"usage": start_usage}
+    return Stage(trainable=r"^quantizer/", loss=loss, counts=counts, extra=extra, after=after)
 
 
 def both_sums(teacher: jax.Array, student: jax.Array, *labels: jax.Array) -> Sums:

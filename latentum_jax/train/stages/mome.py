@@ -18,20 +18,24 @@ def mome_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         batch = drop_condition(batch, key, config.condition_dropout, ids.pad)
         hidden, codes = dual_sequence(model, params, batch, key, img=ids.img)
         value, accuracy = drawn_loss(model, params, batch, hidden["gen"], codes)
-        return value, ({"code_accuracy": accuracy}, ())
+        return {"drawn": value}, ({"code_accuracy": accuracy}, ())
 
     return Stage(
         trainable=r"^language/layers/gen/|^visual_projector/|^head/",
         loss=loss,
+        counts=lambda batch: {"drawn": jnp.sum(batch["target_valid"])},
         start=start_generation_branch,
     )
 
 
 def drop_condition(batch: Batch, key: jax.Array, ratio: float, pad: int) -> Batch:
-    """Replaces the prompt by pads in a share of the rows that learn to draw alone (for CFG)."""
-    drawing = jnp.all(batch["labels"] < 0, axis=1)
-    drop = jax.random.bernoulli(key, ratio, drawing.shape) & drawing
-    return {**batch, "tokens": jnp.where(drop[:, None], pad, batch["tokens"])}
+    """Replaces the prompt by pads in a share of the samples that learn to draw alone (for CFG), in
+    rows that hold no others."""
+    base, drawing = batch["base"], jnp.all(batch["labels"] < 0, axis=1)
+    first = jax.random.bernoulli(key, ratio, drawing.shape)[:, None]
+    others = jax.random.bernoulli(jax.random.fold_in(key, 1), ratio, base.shape)
+    drop = jnp.where(base == 0, first, jnp.take_along_axis(others, base, axis=1))
+    return {**batch, "tokens": jnp.where(drop & drawing[:, None], pad, batch["tokens"])}
 
 
 def drawn_loss(

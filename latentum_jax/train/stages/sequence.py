@@ -76,7 +76,8 @@ def shown_pictures(
 
 def understanding_placement(batch: Batch) -> Placement:
     """Placement of U as the rows state it."""
-    return Placement(batch["position"], batch["block"], batch["context"], batch["valid"])
+    names = ("position", "block", "context", "valid", "base")
+    return Placement(*(batch[name] for name in names))
 
 
 def earlier_tokens(
@@ -138,6 +139,7 @@ def generation_placement(batch: Batch, length: int, cut: str) -> Placement:
         flat(block),
         flat(seen),
         flat(batch["target_valid"][..., None]),
+        flat(batch["target_base"][..., None]),
     )
 
 
@@ -170,6 +172,11 @@ def dual_sequence(
         at["gen"] = generation_placement(batch, target.shape[2], cut)
     hidden, _ = apply(model, params, "hidden", x, Stream(at, UND_BLIND))
     return hidden, target
+
+
+def text_count(batch: Batch) -> jax.Array:
+    """What the words of a batch that are learnt weigh in all, see `losses.over_words`."""
+    return jnp.sum((batch["weights"] * (batch["labels"] >= 0))[:, 1:])
 
 
 def apply(model: LatentUM, params: Params, method: str, *args: object) -> object:

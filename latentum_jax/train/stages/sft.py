@@ -8,8 +8,8 @@ from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 from latentum_jax.train.losses import loss_and_accuracy, text_sums
 from latentum_jax.train.stages.mome import drawn_loss, drop_condition
-from latentum_jax.train.stages.sequence import Batch, dual_sequence
-from latentum_jax.train.stages.stage import Stage
+from latentum_jax.train.stages.sequence import Batch, dual_sequence, text_count
+from latentum_jax.train.stages.stage import Stage, Terms
 from latentum_jax.train.stages.vlm import UNDERSTANDING, answer_sums
 
 GENERATION = r"^language/layers/gen/|^head/"
@@ -44,17 +44,17 @@ def sft_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
             stale=config.stale_tokens,
             cut=config.cut,
         )
-        total, metrics = jnp.zeros(()), {}
+        terms, metrics = {}, {}
         if part != "vision":
             states, chunk = [hidden["und"]], config.loss_chunk
             sums = answer_sums(text_sums, model, params, batch, states, chunk)
-            text, metrics["accuracy"] = loss_and_accuracy(sums)
-            metrics["text"] = text
-            total += text
+            terms["text"], metrics["accuracy"] = loss_and_accuracy(sums)
         if codes is not None:
-            drawn, metrics["code_accuracy"] = drawn_loss(model, params, batch, hidden["gen"], codes)
-            metrics["drawn"] = drawn
-            total += drawn
-        return total, (metrics, ())
+            drawn = drawn_loss(model, params, batch, hidden["gen"], codes)
+            terms["drawn"], metrics["code_accuracy"] = drawn
+        return terms, (metrics | terms, ())
 
-    return Stage(trainable=TRAINABLE[part], loss=loss)
+    def counts(batch: Batch) -> Terms:
+        return {"text": text_count(batch), "drawn": jnp.sum(batch["target_valid"])}
+
+    return Stage(trainable=TRAINABLE[part], loss=loss, counts=counts)

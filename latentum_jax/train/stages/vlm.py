@@ -18,6 +18,7 @@ from latentum_jax.train.stages.sequence import (
     apply,
     read_pictures,
     shown_pictures,
+    text_count,
     understanding_inputs,
     understanding_placement,
 )
@@ -38,9 +39,10 @@ def vlm_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
         sums = answer_sums(text_sums, model, params, batch, [hidden], config.loss_chunk)
         value, accuracy = loss_and_accuracy(sums)
         metrics: Metrics = {"accuracy": accuracy}
-        return value, (metrics, ())
+        return {"text": value}, (metrics, ())
 
-    return Stage(trainable=rf"^vision/|^mlp1/|{UNDERSTANDING}", loss=loss)
+    counts = lambda batch: {"text": text_count(batch)}  # noqa: E731
+    return Stage(trainable=rf"^vision/|^mlp1/|{UNDERSTANDING}", loss=loss, counts=counts)
 
 
 def answer_logits(model: LatentUM, params: Params, batch: Batch, shown: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import pytest
 
 from latentum_jax.config import VisionConfig
 from latentum_jax.configs.frozenlake_tiny import get_config
+from latentum_jax.data.faults import Faults
 from latentum_jax.data.frozenlake import stream
 from latentum_jax.data.frozenlake.frames import states
 from latentum_jax.data.frozenlake.mazes import Maze, shortest_path, split_of
@@ -20,7 +21,7 @@ from latentum_jax.data.frozenlake.stream import (
 )
 from latentum_jax.data.interleaved import IGNORE
 from latentum_jax.tokenizer import Tokenizer
-from latentum_jax.train.data import make_batches
+from latentum_jax.train.data import open_feed
 from latentum_jax.train.recipe import stage_config
 from tests.models_on_disk import random_model
 
@@ -51,9 +52,9 @@ def test_no_stage_of_the_recipe_ever_sees_a_held_out_maze(link, drawn, tokenizer
     config = stage_config(get_config(), link)
     for bucket in config.data.buckets:
         bucket["rows_a_batch"] = 8
-    make = make_batches(config, model.config, model.chat, tokenizer)
-    for index in range(12):
-        make(index)
+    feed = open_feed(config, model.config, model.chat, tokenizer, Faults(None, 0))
+    for _ in range(12):
+        next(feed)
     assert len(drawn) >= 96
     assert {split_of(maze) for maze in drawn} == {"train"}
 

@@ -1,0 +1,125 @@
+"""Streams of samples: every one once an epoch, the same whoever makes them, exact when resumed."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from latentum_jax.data.faults import BadSample, Faults
+from latentum_jax.data.interleaved import RowShape
+from latentum_jax.data.streams import Streams
+from tests.small import SMALL
+
+ROWS, COUNT = 4, 10
+
+
+def sample(number):
+    """A row that says its number."""
+    return {"number": np.asarray(number)}
+
+
+def streams(make=sample, here=slice(0, ROWS), faults=None, **options):
+    faults = Faults(None, 3) if faults is None else faults
+    return Streams(make, COUNT, seed=0, rows=ROWS, here=here, faults=faults, **options)
+
+
+def take(feed, count):
+    return np.stack([next(feed)["number"] for _ in range(count)])
+
+
+def test_every_sample_comes_once_an_epoch_in_another_order():
+    """Breaks if samples are missed or come twice, or if all epochs are alike."""
+    seen = take(streams(threads=3), 5).reshape(2, COUNT)  # 5 batches of 4 are 2 epochs of 10
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in seen.tolist())
+    assert seen[0].tolist() != seen[1].tolist()
+
+
+def test_processes_make_what_one_would():
+    """Breaks if a row depends on who makes it."""
+    whole = take(streams(), 4)
+    parts = [take(streams(here=slice(i, i + 2)), 4) for i in (0, 2)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_they_go_on_where_they_were():
+    """Breaks if batches that were made ahead are lost, or come again."""
+    feed = streams()
+    take(feed, 3)
+    state, later = feed.get_state(), take(feed, 3)
+    again = streams()
+    again.set_state(state)
+    np.testing.assert_array_equal(take(again, 3), later)
+    with pytest.raises(ValueError, match="read already"):
+        again.set_state(state)
+
+
+def broken_seven(number):
+    if number == 7:
+        raise BadSample("shard.tar, 7", "no image")
+    return sample(number)
+
+
+def test_a_broken_sample_is_passed_over_and_counted_once(tmp_path):
+    """Breaks if it ends the run, vanishes unseen, or shifts what other rows read."""
+    faults = Faults(tmp_path / "bad.jsonl", 1)
+    seen = take(streams(broken_seven, faults=faults), 10)
+    assert 7 not in seen and len(faults.seen()) == 1
+    whole = take(streams(), 10)
+    place = np.argwhere(whole == 7)[0]
+    np.testing.assert_array_equal(seen[: place[0]], whole[: place[0]])
+    others = [row for row in range(ROWS) if not (whole[:, row] == 7).any()]
+    np.testing.assert_array_equal(seen[:, others], whole[:, others])
+    assert "shard.tar, 7" in (tmp_path / "bad.jsonl").read_text()
+
+
+def test_too_many_broken_samples_end_it():
+    """Breaks if a run goes on with data that it was not meant to have."""
+
+    def broken(number):
+        raise BadSample(f"sample {number}", "no image")
+
+    feed = streams(broken)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="broken samples, expected at most 3"):
+            next(feed)
+
+
+def test_rows_are_filled_until_the_next_does_not_fit():
+    """Samples of 3, 1, 2 tokens and so on in rows of 6. Breaks if a sample is dropped where it did
+    not fit, or the order is another."""
+    shape = RowShape(6, 0, 0, SMALL.vision)
+
+    def sized(number):
+        count = 1 + number % 3
+        valid = np.arange(6) < count
+        zero = np.zeros(6, np.int32)
+        row = {name: zero for name in ("labels", "weights", "position", "block", "context", "base")}
+        row |= {"tokens": np.full(6, number), "valid": valid, "image_index": zero - 1}
+        row |= {"pixels": np.zeros((0, 1)), "as_codes": np.zeros(0, bool)}
+        names = ("target_slot", "target_position", "target_base")
+        return row | {"target_valid": np.zeros(0, bool)} | {n: np.zeros(0, int) for n in names}
+
+    feed = Streams(
+        sized, COUNT, seed=0, rows=1, here=slice(0, 1), faults=Faults(None, 0), shape=shape
+    )
+    said = []
+    for _ in range(8):
+        row = next(feed)
+        tokens, base = row["tokens"][0][row["valid"][0]], row["base"][0][row["valid"][0]]
+        said += [int(tokens[base == i][0]) for i in range(base.max() + 1)]
+        assert len(tokens) >= 4  # another of at most 3 would fit
+    order = [feed.order[i] for i in range(len(said))]
+    assert said == order and feed.get_state() == {"read": [len(said)]}
+
+
+def test_closed_streams_let_their_threads_go():
+    """Breaks if a run that ends leaves threads that read on."""
+    before = threading.active_count()
+    feed = streams()
+    next(feed)
+    feed.close()
+    for _ in range(50):
+        if threading.active_count() <= before:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError("threads are left")

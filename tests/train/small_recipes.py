@@ -1,0 +1,34 @@
+"""Every stage at the smallest size, with rows enough for eight devices."""
+
+from latentum_jax.configs import frozenlake_decoder, frozenlake_tiny
+from latentum_jax.configs.frozenlake_tiny import bucket
+from latentum_jax.train.recipe import stage_config
+from tests.models_on_disk import random_model
+from tests.small import DECODER
+
+BUCKETS = {
+    "vlm": bucket("questions", 1.0, 8, 256),
+    "mbaq": bucket("questions", 1.0, 8, 256),
+    "mome": bucket("captions", 1.0, 8, 640),
+    "sft": bucket("fine", 1.0, 8, 256, (1, 2)),
+}
+
+
+def config_of(stage, model):
+    """20 steps of a stage, every weight held in fp32."""
+    if stage in BUCKETS:
+        config = stage_config(frozenlake_tiny.get_config(), stage)
+        config.data.buckets = (BUCKETS[stage],)
+        config.init_from = model
+    else:
+        config = stage_config(frozenlake_decoder.get_config(), stage)
+        config.decoder.update(DECODER.to_dict())
+        config.latentum, config.data.rows = model, 8
+    config.model.update(random_model().config.to_dict())
+    config.steps, config.checkpoint_every = 20, 20
+    return config
+
+
+def get_config():
+    """`mbaq`, for the command line."""
+    return config_of("mbaq", "")

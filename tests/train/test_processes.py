@@ -1,0 +1,106 @@
+"""Several processes that train as one, by launch/local.py on virtual CPU devices."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentum_jax.train.hosts import connect
+from tests.models_on_disk import write_random_model
+
+ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "tests/train/small_recipes.py")
+
+
+def command(folder, processes, devices, *options):
+    """Of a run whose model is in `folder`."""
+    train = ["train", "--config", RECIPE, "--workdir", str(folder / f"{processes}x{devices}")]
+    launch = [sys.executable, "launch/local.py", "--processes", str(processes)]
+    launch += ["--cpu-devices", str(devices), "--", *train]
+    return [*launch, f"--config.init_from={folder / 'model'}", *options]
+
+
+def run(*args):
+    """Its exit status, and what it had to say."""
+    done = subprocess.run(
+        command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    return done.returncode, done.stderr
+
+
+def environment():
+    return {**os.environ, "NPROC": "32"}  # as in on_meshes
+
+
+def losses(folder, name):
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a model and the run of one process with four devices."""
+    path = tmp_path_factory.mktemp("processes")
+    write_random_model(path / "model")
+    status, said = run(path, 1, 4, "--config.mesh.fsdp=4")
+    assert status == 0, said[-3000:]
+    return path
+
+
+def test_two_processes_are_one(folder):
+    """Breaks if a process trains on rows of its own making, keeps its gradients to itself, or
+    writes over what the other has written."""
+    status, said = run(folder, 2, 2, "--config.mesh.fsdp=4")
+    assert status == 0, said[-3000:]
+    np.testing.assert_allclose(losses(folder, "2x2"), losses(folder, "1x4"), rtol=1e-5)
+    names = {path.name for path in (folder / "2x2").iterdir()}
+    assert {"model", "metrics.jsonl", "config.json", "checkpoints"} <= names
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(folder):
+    """One of two is killed at any moment, both are started again, until the run is through. Breaks
+    if what goes on is not the run that would have been, to the last digit."""
+    options = ("--config.mesh.fsdp=4", "--config.checkpoint_every=5")
+    status, said = run(folder, 2, 2, *options, f"--workdir={folder / 'whole'}")
+    assert status == 0, said[-3000:]
+    rng, kills = random.Random(0), 0
+    broken = [*command(folder, 2, 2, *options), f"--workdir={folder / 'broken'}"]
+    while not (folder / "broken" / "model").exists():
+        one = subprocess.Popen(broken, cwd=ROOT, env=environment(), start_new_session=True)
+        if kills < 20:
+            time.sleep(rng.uniform(5, 30))
+            kill_one_of(one.pid, rng)
+            kills += 1
+        one.wait()
+    assert losses(folder, "broken") == losses(folder, "whole")
+
+
+def kill_one_of(launcher, rng):
+    """kill -9 to a process of a run."""
+    found = Path(f"/proc/{launcher}/task/{launcher}/children")
+    children = found.read_text().split() if found.exists() else []
+    if children:
+        os.kill(int(rng.choice(children)), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((None, 2, None), "--processes and --process need --coordinator HOST:PORT"),
+        (("here", 2, 0), "--coordinator is 'here', expected HOST:PORT or auto"),
+        (("here:1", None, 0), "--coordinator here:1 needs --processes and --process"),
+        (("here:1", 2, 2), "--process is 2, expected one of 0 to 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given, said):
+    """Breaks if a process waits for others that will never come."""
+    with pytest.raises(ValueError, match=said):
+        connect(*given)
