@@ -3,10 +3,10 @@
     python launch/bench_input.py              # as many threads as there are cores
     python launch/bench_input.py --threads 4 --rows 32 --rounds 15
 
-Texts and 448-pixel JPEGs are made up and put into tar shards. `decode` is `see` on their bytes,
-which lie in memory, in a pool of threads: no pipeline on this machine can be faster. `pipeline` is
-what training does: samples picked from the shards, decoded, their texts turned into tokens, rows
-padded and stacked into batches that `data.loader` makes in as many threads. Both take turns over
+Texts and JPEGs are made up and put into tar shards. `decode` is `see` on their bytes, which lie in
+memory, in a pool of threads: no pipeline on this machine can be faster. `pipeline` is what training
+does (`mome_pretrain`): samples picked from shards, decoded, their texts turned into tokens, rows
+padded and stacked into batches in as many threads. Both take turns over
 the same number of pictures, and what is told are medians over the rounds, so that whatever else the
 machine does hits both. Exits with 1 where the pipeline has less than 90% of the rate of decoding.
 """
@@ -18,21 +18,20 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from latentum_jax.config import VisionConfig
+from latentum_jax.config import ChatConfig, LatentUMConfig, VisionConfig
 from latentum_jax.data.faults import Faults
-from latentum_jax.data.interleaved import Row, RowShape
-from latentum_jax.data.loader import batches
-from latentum_jax.data.text_image import text_image_batch
+from latentum_jax.data.streams import Streams
 from latentum_jax.data.webdataset import TarShards
 from latentum_jax.images import see
 from latentum_jax.tokenizer import Tokenizer
+from latentum_jax.train.data import open_feed
+from latentum_jax.train.recipe import load_config
 
 SIDE, WORDS, SHARDS, EXPECTED = 448, 60, 4, 0.9
 
@@ -44,34 +43,36 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=16, help="a batch")
     parser.add_argument("--rounds", type=int, default=9, help="of each")
     parser.add_argument("--batches", type=int, default=8, help="a round and thread")
+    parser.add_argument("--side", type=int, default=SIDE, help="of the pictures on disk")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        source = make_shards(Path(folder))
+        source = make_shards(Path(folder), args.side)
         tokenizer = Tokenizer.train((source[i].text for i in range(len(source))), 2000)
         count = args.batches * args.threads
-        make = batch_maker(source, tokenizer, args.rows)
         found = {"decode": [], "pipeline": []}
         for number in range(args.rounds + 1):
             tokenizer.encode.cache_clear()  # texts of a large data set do not come twice
             seconds = {
                 "decode": decode(source, count * args.rows, args.threads),
-                "pipeline": pipeline(make, 2 * number * count, count, args.threads),
+                "pipeline": pipeline(
+                    open_shards(Path(folder), tokenizer, args.rows, args.threads), count
+                ),
             }
             if number:  # the first round warms up
                 for name, value in seconds.items():
                     found[name].append(value / (count * args.rows))
-    return report(found, args.threads, args.rows)
+    return report(found, args)
 
 
-def make_shards(folder: Path) -> TarShards:
-    """512 pictures of soft noise, about 65 kB each, with texts of 60 words."""
+def make_shards(folder: Path, side: int) -> TarShards:
+    """512 pictures of soft noise (of 448 pixels about 65 kB each), with texts of 60 words."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("aeioklmnrst"), 5)) for _ in range(1000)]
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard:06d}.tar", "w") as tar:
             for number in range(shard * 128, shard * 128 + 128):
                 noise = Image.fromarray(rng.integers(0, 256, (56, 56, 3), np.uint8))
-                noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(
+                noise.resize((side, side), Image.Resampling.BICUBIC).save(
                     file := io.BytesIO(), "JPEG", quality=90
                 )
                 _add(tar, f"{number:06d}.jpg", file.getvalue())
@@ -85,16 +86,12 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def batch_maker(source: TarShards, tokenizer: Tokenizer, rows: int) -> Callable[[int], Row]:
-    """index -> batch, as training has it: samples by chance, broken ones replaced."""
-    shape, faults = RowShape(512, 1, 1, VisionConfig(image_size=SIDE)), Faults(None, 0)
-
-    def make(index: int) -> Row:
-        first = np.random.default_rng((0, index)).integers(len(source), size=rows)
-        picks = [lambda attempt, one=int(one): (one + attempt) % len(source) for one in first]
-        return text_image_batch(source, picks, tokenizer, shape, faults)
-
-    return make
+def open_shards(folder: Path, tokenizer: Tokenizer, rows: int, threads: int) -> Streams:
+    """The batches of stage `mome`."""
+    config = load_config("mome_pretrain", {})
+    config.data.update({"path": str(folder), "rows": rows, "threads": threads, "max_bad": 0})
+    model = LatentUMConfig.from_dict(config.model.to_dict())
+    return open_feed(config, model, ChatConfig(), tokenizer, Faults(None, 0))
 
 
 def decode(source: TarShards, count: int, threads: int) -> np.ndarray:
@@ -109,19 +106,16 @@ def decode(source: TarShards, count: int, threads: int) -> np.ndarray:
         return clocks() - began
 
 
-def pipeline(make: Callable[[int], Row], first: int, count: int, threads: int) -> np.ndarray:
+def pipeline(feed: Streams, count: int) -> np.ndarray:
     """The same for `count` batches in the midst of others, as training takes them."""
-    ahead = 2 * threads
-    made = batches(
-        lambda n: make(first + n), length=count + 2 * ahead, ahead=ahead, threads=threads
-    )
-    taken = lambda number: [next(made)["tokens"].shape for _ in range(number)]  # noqa: E731
-    taken(ahead)
-    began = clocks()
-    taken(count)
-    ended = clocks()
-    taken(ahead)  # or they would be made while pictures are decoded
-    return ended - began
+    taken = lambda number: [next(feed)["tokens"].shape for _ in range(number)]  # noqa: E731
+    try:
+        taken(2 * feed.ahead)
+        began = clocks()
+        taken(count)
+        return clocks() - began
+    finally:
+        feed.close()  # or more would be made while pictures are decoded
 
 
 def clocks() -> np.ndarray:
@@ -129,9 +123,10 @@ def clocks() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def report(found: dict[str, list[np.ndarray]], threads: int, rows: int) -> int:
+def report(found: dict[str, list[np.ndarray]], args: argparse.Namespace) -> int:
     """Prints medians of seconds a picture; 0 where the pipeline keeps up."""
-    print(f"{threads} threads on {os.cpu_count()} cores, batches of {rows}, {SIDE} pixels")
+    where = f"{args.threads} threads on {os.cpu_count()} cores, batches of {args.rows}"
+    print(f"{where}, pictures of {args.side} pixels seen at {SIDE}")
     for name, rounds in found.items():
         wall, cpu = np.median(rounds, 0)
         slow, fast = 1 / np.max(rounds, 0)[0], 1 / np.min(rounds, 0)[0]
