@@ -47,7 +47,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
 
 
-def divide(mesh: Mesh, axis: str, sizes: Mapping[str, int]) -> None:
+def divide(mesh: Any, axis: str, sizes: Mapping[str, int]) -> None:
     """ValueError, naming the size, where a mesh does not divide those of a logical axis."""
     names = RULES[axis]
     parts = int(np.prod([mesh.shape[name] for name in names]))

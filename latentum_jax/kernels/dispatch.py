@@ -77,6 +77,21 @@ class Target:
         return jnp.where(inside, ref[...], 0)
 
 
+def whole(made: Any) -> Any:
+    """Of parts that need nothing of one another."""
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How a kernel's arguments and results lie on a mesh (partition specs), and what makes a
+    device's part of the results whole."""
+
+    given: Any
+    made: Any
+    joined: Callable[[Any], Any] = whole
+
+
 GPU, TPU, INTERPRET = Target("gpu"), Target("tpu"), Target("interpret")
 
 
@@ -94,20 +109,30 @@ def dispatch(
     *args: Any,
     fits: bool,
     tpu: bool = True,
+    split: Split | None = None,
 ) -> Any:
-    """`kernel(target, *args)` in programs for one GPU or TPU where the sizes fit it, else
+    """`kernel(target, *args)` in programs for a GPU or TPU where the sizes fit it, else
     `twin(*args)`.
 
     It is decided when a program is lowered, by the device that it is for. With `tpu` false a TPU is
-    left to the twin. Over a mesh of several devices (`jax.set_mesh`), and with LATENTUM_KERNELS=off
-    in the environment, twins are used throughout.
+    left to the twin. Over a mesh of several devices (`jax.set_mesh`) each runs the kernel on its
+    part, as `split` says; without that, and with LATENTUM_KERNELS=off in the environment, twins are
+    used throughout.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not fits or mesh.size > 1 or os.environ.get(SWITCH) == "off":
+    if not fits or (mesh.size > 1 and split is None) or os.environ.get(SWITCH) == "off":
         return twin(*args)
-    return jax.lax.platform_dependent(
-        *args,
-        cuda=lambda *args: kernel(GPU, *args),
-        tpu=(lambda *args: kernel(TPU, *args)) if tpu else twin,
-        default=twin,
-    )
+
+    def run(*args: Any) -> Any:
+        return jax.lax.platform_dependent(
+            *args,
+            cuda=lambda *args: kernel(GPU, *args),
+            tpu=(lambda *args: kernel(TPU, *args)) if tpu else twin,
+            default=twin,
+        )
+
+    if mesh.size < 2:
+        return run(*args)
+    part = lambda *args: split.joined(run(*args))  # noqa: E731
+    specs = {"in_specs": split.given, "out_specs": split.made}
+    return jax.shard_map(part, **specs, check_vma=False)(*args)

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from latentum_jax.kernels.dispatch import Target, dispatch, product
+from latentum_jax.kernels.dispatch import Split, Target, dispatch, product
 from latentum_jax.kernels.placement import Placement, sees, visible
+from latentum_jax.sharding import spec
 
 TILE = 128  # T and S are padded to a multiple of it
 LONGEST = 8192  # tokens whose keys and values a TPU core's fast memory holds
@@ -54,7 +56,8 @@ def flash_attention(
 
 
 def _forward(q: Array, k: Array, v: Array, q_at: Placement, k_at: Placement) -> tuple[Array, Saved]:
-    o, lse = dispatch(forward_kernel, forward_twin, q, k, v, q_at, k_at, fits=True)
+    split = _split(q, k, forward=True)
+    o, lse = dispatch(forward_kernel, forward_twin, q, k, v, q_at, k_at, fits=True, split=split)
     return o, (q, k, v, q_at, k_at, o, lse)
 
 
@@ -62,7 +65,31 @@ def _backward(saved: Saved, do: Array) -> tuple[Array | None, ...]:
     q, k, v, q_at, k_at, o, lse = saved
     delta = jnp.sum(do.astype(jnp.float32) * o.astype(jnp.float32), axis=-1)
     given = (q, k, v, q_at, k_at, do, lse, delta)
-    return *dispatch(backward_kernel, backward_twin, *given, fits=True), None, None
+    split = _split(q, k, forward=False)
+    made = dispatch(backward_kernel, backward_twin, *given, fits=True, split=split)
+    return *made, None, None
+
+
+def _split(q: Array, k: Array, *, forward: bool) -> Split | None:
+    """Rows, heads and queries lie apart on a mesh; all keys are with every query."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size < 2:
+        return None
+    b, n, t, _ = q.shape
+    heads = "heads" if spec(("kv_heads",), k.shape[1:2], mesh) != (None,) else None
+    row, head, token = spec(("batch", heads, "length"), (b, n, t), mesh)
+    queries, keys = P(row, head, token, None), P(row, head, None, None)
+    column, q_at, k_at = P(row, head, token), P(row, token), P(row, None)
+    given = (queries, keys, keys, q_at, k_at)
+    if forward:
+        return Split(given, (queries, column))
+
+    def joined(made: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        if token is None:
+            return made
+        return made[0], *jax.lax.psum(made[1:], token)
+
+    return Split((*given, queries, column, column), (queries, keys, keys), joined)
 
 
 flash_attention.defvjp(_forward, _backward)

@@ -198,4 +198,4 @@ def gradients(
 
 def in_parts(x: jax.Array, parts: int) -> jax.Array:
     """[B ...] as [parts B/parts ...]: every part takes of the rows of every device."""
-    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)

@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from latentum_jax.devices import describe
+from latentum_jax.devices import compile_afresh, describe
 from latentum_jax.eval import aot
 from latentum_jax.eval.hlo import Program
 from latentum_jax.kernels.codebook import nearest_code, nearest_kernel
@@ -16,6 +16,7 @@ from latentum_jax.kernels.dispatch import SWITCH, TPU
 from latentum_jax.kernels.flash import flash_attention
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.kernels.sampling import Sampling, pick
+from latentum_jax.sharding import make_mesh
 from tests.devices import compiles
 
 KERNEL = {"h100": "__gpu$xla.gpu.triton", "v5e": "tpu_custom_call"}
@@ -92,3 +93,15 @@ def test_what_they_keep_out_of_memory(monkeypatch):
         sizes[switch] = [compiled("h100", *PROGRAMS[name][:2])[1] for name in ("flash", "codebook")]
     assert sizes["on"][0] < scores / 4 and sizes["on"][1] < distances / 4
     assert sizes["off"][0] >= scores and sizes["off"][1] >= distances
+
+
+@compiles
+def test_over_a_mesh_every_device_runs_them():
+    """Breaks if a training step on a pod falls back to attention with its scores in memory."""
+    mesh = make_mesh({"fsdp": 4, "tensor": 2}, describe("h100", 8))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    shapes = [((4, *shape[1:]), dtype) for shape, dtype in PROGRAMS["flash"][1]]
+    given = [jax.ShapeDtypeStruct(*x, sharding=rows) for x in shapes]
+    with jax.set_mesh(mesh):
+        program = compile_afresh(jax.jit(lambda *args: train(*args)).lower(*given), "h100")
+    assert Program.parse(program.as_text()).custom_calls()[KERNEL["h100"]] == 3

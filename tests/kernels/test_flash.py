@@ -1,5 +1,10 @@
 """Flash attention under the dual-sequence rule: kernels and twins against jax's own attention."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +16,8 @@ from tests.devices import HERE
 
 B, N, K, H = 2, 4, 2, 64
 U, IMAGES, L = 150, 3, 50
+
+ROOT = Path(__file__).parents[2]
 
 
 def dual():
@@ -104,3 +111,13 @@ def test_which_blocks_are_computed():
     count, order = flash._lists(seen)
     assert count[:4].tolist() == [3, 4, 4, 0]
     assert order[:3].tolist() == [0, 2, 3]
+
+
+def test_over_a_mesh_it_is_the_same():
+    """Rows, heads and queries on devices of their own. Breaks if a device's keys get the gradients
+    of its own queries alone, or a head reads another's keys."""
+    command = [sys.executable, "-m", "tests.kernels.on_mesh"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    far = json.loads(done.stdout.splitlines()[-1])
+    assert len(far) == 16 and max(far) < 1e-4

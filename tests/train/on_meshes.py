@@ -1,10 +1,13 @@
-"""`python -m tests.train.on_meshes STAGE FOLDER`: the losses of a stage on several meshes, as JSON.
+"""`python -m tests.train.on_meshes STAGE FOLDER`: the losses of a stage on several meshes, as JSON;
+with `resume` behind it, of a run on 4 devices that dies and goes on on half and on double of them.
 
 A process of its own, for it needs eight devices.
 """
 
+import contextlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -18,8 +21,9 @@ import jax  # noqa: E402
 
 from latentum_jax.sharding import make_mesh  # noqa: E402
 from latentum_jax.train import loop  # noqa: E402
+from latentum_jax.train import start as begin  # noqa: E402
 from tests.models_on_disk import write_random_model  # noqa: E402
-from tests.train.small_recipes import config_of  # noqa: E402
+from tests.train.small_recipes import config_of, watched  # noqa: E402
 
 MESHES = {
     "one": {},
@@ -41,9 +45,33 @@ def losses(config, sizes, folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
+def resumed(stage, model, folder):
+    """What `resume` is said to give."""
+
+    def dies(index, batch):
+        if index == 13:
+            raise KeyboardInterrupt
+
+    config = config_of(stage, model)
+    config.checkpoint_every = 5
+    with (
+        mock.patch.object(begin, "open_feed", watched(dies)),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        losses(config, {"fsdp": 4}, folder / "broken")
+    found = {"one": losses(config_of(stage, model), {}, folder / "one")}
+    for name, sizes in (("half", {"fsdp": 2}), ("double", {"data": 2, "fsdp": 4})):
+        shutil.copytree(folder / "broken", folder / name)
+        found[name] = losses(config_of(stage, model), sizes, folder / name)
+    return found
+
+
 def main():
     stage, folder = sys.argv[1], Path(sys.argv[2])
     model = str(write_random_model(folder / "model"))
+    if sys.argv[3:] == ["resume"]:
+        print(json.dumps(resumed(stage, model, folder)))
+        return
     found = {
         name: losses(config_of(stage, model), sizes, folder / name)
         for name, sizes in MESHES.items()

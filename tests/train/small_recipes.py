@@ -2,6 +2,7 @@
 
 from latentum_jax.configs import frozenlake_decoder, frozenlake_tiny
 from latentum_jax.configs.frozenlake_tiny import bucket
+from latentum_jax.train.data import open_feed
 from latentum_jax.train.recipe import stage_config
 from tests.models_on_disk import random_model
 from tests.small import DECODER
@@ -32,3 +33,25 @@ def config_of(stage, model):
 def get_config():
     """`mbaq`, for the command line."""
     return config_of("mbaq", "")
+
+
+def watched(look):
+    """`open_feed`, whose batches are shown to `look(index, batch)` before they are used."""
+
+    class Watched:
+        def __init__(self, *args):
+            self.feed, self.index = open_feed(*args), 0
+
+        def __next__(self):
+            batch = next(self.feed)
+            look(self.index, batch)
+            self.index += 1
+            return batch
+
+        def get_state(self):
+            return self.feed.get_state()
+
+        def set_state(self, state):
+            self.feed.set_state(state)
+
+    return Watched

@@ -25,6 +25,7 @@ from latentum_jax.train.start import starting_model
 from latentum_jax.train.state import make_step
 from latentum_jax.train.stopping import Stopped
 from tests.models_on_disk import random_model, write_random_model
+from tests.train.small_recipes import watched
 
 BUCKETS = {
     "vlm": bucket("questions", 1.0, 2, 256),
@@ -119,28 +120,6 @@ def test_code_usage_goes_along(start, tmp_path):
 
 class Killed(Exception):
     pass
-
-
-def watched(look):
-    """`open_feed`, whose batches are shown to `look(index, batch)` before they are used."""
-
-    class Watched:
-        def __init__(self, *args):
-            self.feed, self.index = open_feed(*args), 0
-
-        def __next__(self):
-            batch = next(self.feed)
-            look(self.index, batch)
-            self.index += 1
-            return batch
-
-        def get_state(self):
-            return self.feed.get_state()
-
-        def set_state(self, state):
-            self.feed.set_state(state)
-
-    return Watched
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(start, tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ def mome_stage(model: LatentUM, config: ConfigDict, ids: SpecialIds) -> Stage:
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
         batch = drop_condition(batch, key, config.condition_dropout, ids.pad)
-        hidden, codes = dual_sequence(model, params, batch, key, img=ids.img)
+        made = dual_sequence(model, params, batch, key, img=ids.img, und_learns=False)
+        hidden, codes = made
         value, accuracy = drawn_loss(model, params, batch, hidden["gen"], codes)
         return {"drawn": value}, ({"code_accuracy": accuracy}, ())
 

@@ -153,10 +153,12 @@ def dual_sequence(
     noise: float = 0.0,
     stale: float = 0.0,
     cut: str = "exclusive",
+    und_learns: bool = True,
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:
     """One pass over U and G: hidden states of both branches and the target codes [B G L C].
 
-    Rows without room for targets have no G: the codes are None then.
+    Rows without room for targets have no G: the codes are None then. Where nothing in U learns, it
+    takes no part in the backward pass.
     """
     pictures = read_pictures(model, params, batch, quantize=True)
     codes = jax.lax.stop_gradient(pictures.codes)
@@ -164,6 +166,7 @@ def dual_sequence(
     und = understanding_inputs(
         model, params, batch, shown_pictures(model, params, batch, pictures, seen)
     )
+    und = und if und_learns else jax.lax.stop_gradient(und)
     x, at = {"und": und}, {"und": understanding_placement(batch)}
     target = None
     if batch["target_slot"].shape[1]:
