@@ -46,6 +46,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "root": "",  # vqa: folder of the pictures; tfds: of the data sets
                 "split": "train",  # tfds
                 "cache": "",  # for indices, where nothing can be written beside the data
+                "made_by": "",  # records: the fingerprint that they are expected to have
                 "packed": False,  # several samples to a row
                 "threads": 0,  # that read and decode; 0: one a core
                 "max_bad": 100,  # broken samples that are borne

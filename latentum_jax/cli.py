@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_programs()
     try:
         args, rest = parser().parse_known_args(argv)
-        if args.run in (do.train, do.compile_programs):
+        if args.run in (do.train, do.compile_programs, do.precompute):
             args.overrides, args.may_restart = read_overrides(rest), argv is None
         elif rest:
             raise ValueError(f"unrecognized arguments: {' '.join(rest)}")
@@ -73,6 +73,14 @@ def parser() -> Parser:
     command.add_argument("--processes", type=positive, metavar="N", help="how many there are")
     command.add_argument("--process", type=whole_number, metavar="I", help="which this is, from 0")
     command.epilog = "--config.KEY=VALUE overrides a value, such as --config.steps=100"
+    command = _add(commands, "precompute", do.precompute, checkpoint=True)
+    command.add_argument("--config", required=True, help="a recipe, for its data")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR")
+    command.add_argument("--batch", type=positive, default=32, help="pictures at a time")
+    command.add_argument("--shard", type=positive, default=4096, help="samples of a shard")
+    text = "also compute the latents of this decoder's VAE"
+    command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
+    command.epilog = "--config.data.KEY=VALUE says where the data is"
     command = _add(commands, "report", do.report)
     command.add_argument("workdir", type=Path, metavar="WORKDIR")
     evals = commands.add_parser("eval", help="Measures a model.").add_subparsers(

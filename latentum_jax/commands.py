@@ -94,6 +94,21 @@ def train(args: argparse.Namespace) -> None:
         print(f"model in {done}")
 
 
+def precompute(args: argparse.Namespace) -> None:
+    """Encodes the pictures of a recipe's data once, for `data.source` records; goes on where it
+    stopped."""
+    from latentum_jax.pixel_decoder import PixelDecoder
+    from latentum_jax.precompute import precompute as encode
+    from latentum_jax.train.recipe import load_config
+
+    not_a_file(args.out)
+    config = load_config(args.config, args.overrides)
+    model = load_model(args)
+    decoder = None if args.decoder is None else PixelDecoder.from_pretrained(args.decoder)
+    count = encode(config, model, decoder, args.out, batch=args.batch, shard=args.shard)
+    print(f"{count} rows in {args.out}")
+
+
 def report(args: argparse.Namespace) -> None:
     """Says how long the steps of a run took, and where its loss was out of the ordinary."""
     from latentum_jax.train import monitor

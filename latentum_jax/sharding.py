@@ -3,7 +3,8 @@
 A mesh has four axes. Rows of a batch are split over `data` and `fsdp`; what is as wide as the model
 (`embed`) is split over `fsdp`, so that each device holds a share of all weights and fetches a layer
 when it needs it; heads, feed-forward widths and words over `tensor`; tokens over `sequence`. Where
-q, k and v are one product (`qkv`), heads lie apart in its width and `tensor` does not split it.
+q, k and v are one product (`qkv`), heads lie apart in its width and `tensor` does not split it; nor
+the `channels` of convolutions, few as they are.
 """
 
 from collections.abc import Mapping, Sequence

@@ -118,7 +118,7 @@ class RowBuilder:
             "base": np.zeros(s.length, np.int32),
             "valid": np.arange(s.length) < len(self.tokens),
             "image_index": _pad(self.image_index, s.length, -1),
-            "pixels": _pictures(self.pixels, s.images, s.vision.image_size),
+            **_pictures(self.pixels, s),
             "as_codes": _pad(self.as_codes, s.images, False),
             "target_slot": _pad(slots, s.targets, 0),
             "target_position": _pad(places, s.targets, 0),
@@ -161,14 +161,18 @@ def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarr
     return out
 
 
-def _pictures(pixels: Sequence[np.ndarray], count: int, side: int) -> np.ndarray:
-    """Pictures and black ones behind them, uint8 [count P P 3]."""
-    if len(pixels) == count == 1:
-        return pixels[0][None]  # not a copy: `stack` makes one
-    out = np.zeros((count, side, side, 3), np.uint8)
-    for place, picture in zip(out, pixels, strict=False):
+def _pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
+    """Pictures and black ones behind them, `pixels` uint8 [J P P 3]; or, where they were encoded
+    before, `codes` int32 [J L C]."""
+    side, count = shape.vision.image_size, shape.images
+    encoded = bool(given) and given[0].ndim == 2
+    name, one = ("codes", given[0].shape) if encoded else ("pixels", (side, side, 3))
+    if len(given) == count == 1 and not encoded:
+        return {name: given[0][None]}  # not a copy: `stack` makes one
+    out = np.zeros((count, *one), np.int32 if encoded else np.uint8)
+    for place, picture in zip(out, given, strict=False):
         place[:] = picture
-    return out
+    return {name: out}
 
 
 def picture_row(image: ImageLike, vision: VisionConfig, side: int) -> Row:
@@ -240,9 +244,10 @@ def question_row(
     return builder.finish(square_averaging=True)
 
 
-def caption_row(caption: str, pixels: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:
-    """Raw caption text and the G block of its picture: text to image (section 3.2)."""
-    return RowBuilder(tokenizer, shape).text(caption).drawn(pixels).finish()
+def caption_row(caption: str, picture: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:
+    """Raw caption text and the G block of its picture: text to image (section 3.2). `picture` is
+    uint8 [P P 3], or what it was encoded to, int [L C]."""
+    return RowBuilder(tokenizer, shape).text(caption).drawn(picture).finish()
 
 
 class InterleavedLines:

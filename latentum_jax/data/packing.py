@@ -21,7 +21,7 @@ BY_TOKEN = (
     "valid",
     "image_index",
 )
-BY_PICTURE = ("pixels", "as_codes")
+BY_PICTURE = ("pixels", "codes", "as_codes")
 EMPTY = {"labels": IGNORE, "image_index": -1}  # where a row has nothing; 0 of all else
 BY_TARGET = ("target_slot", "target_position", "target_valid", "target_base")
 
@@ -51,7 +51,7 @@ def pack(rows: Sequence[Row], shape: RowShape) -> Row:
         base = int(moved[-1]["block"][row["valid"]].max(initial=base)) + 1
     packed, most = {}, (shape.length, shape.images, shape.targets)
     for names, axis in ((BY_TOKEN, 0), (BY_PICTURE, 1), (BY_TARGET, 2)):
-        for name in names:
+        for name in (name for name in names if name in rows[0]):
             parts = [x[name][: size[axis]] for x, size in zip(moved, sizes, strict=True)]
             whole = np.concatenate(parts)
             rest = (most[axis] - len(whole), *whole.shape[1:])

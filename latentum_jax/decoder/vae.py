@@ -158,7 +158,7 @@ class Attention(nn.Module):
         self.group_norm = group_norm(self.groups, self.dtype)
         self.to_q, self.to_k, self.to_v, self.to_out = (
             dense(self.features, axes, bias=True, dtype=self.dtype)
-            for axes in (*[("embed", "heads")] * 3, ("heads", "embed"))
+            for axes in [("channels", "channels")] * 4
         )
 
     def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B h w c"]:
@@ -199,8 +199,8 @@ def conv(
         stride,
         padding,
         dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(fan_in, (None, None, None, "mlp")),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)),
+        kernel_init=nn.with_logical_partitioning(fan_in, (None, None, None, "channels")),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels",)),
     )
 
 

@@ -22,10 +22,12 @@ def attend(
     Without placements everything sees everything; with them a query that may see nothing (padding)
     gives zeros, not NaN.
     """
-    q = constrain(q, "batch", "length", "heads", None)
     k, v = (constrain(x, "batch", None, "kv_heads", None) for x in (k, v))
     if q_at is None or k_at is None:
-        return _see_all(q, k, v)
+        # Patches stay together: split over devices, the split would reach the VAE's convolutions,
+        # of which jax 0.10.2 then computes other gradients (on CPUs, a kernel's twice).
+        return _see_all(constrain(q, "batch", None, "heads", None), k, v)
+    q = constrain(q, "batch", "length", "heads", None)
     q, k, v = (x.swapaxes(1, 2) for x in (_scaled(q), k, v))
     return _attend(q, k, v, q_at, k_at).swapaxes(1, 2)
 

@@ -1,7 +1,7 @@
 """A config's data: which rows, in which shapes, from mazes made on the fly or from files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,12 +16,14 @@ from latentum_jax.data.interleaved import (
     InterleavedLines,
     Row,
     RowShape,
+    caption_row,
     interleaved_row,
     picture_row,
     stack,
 )
 from latentum_jax.data.loader import batches
 from latentum_jax.data.pictures import Pictures
+from latentum_jax.data.records import Records
 from latentum_jax.data.streams import Streams
 from latentum_jax.data.text_image import text_image_row
 from latentum_jax.data.vqa import Conversations, conversation_row
@@ -30,8 +32,8 @@ from latentum_jax.images import load_image
 from latentum_jax.tokenizer import Tokenizer
 
 Here = Callable[[int], slice]  # of so many rows in a batch, those that this process makes
-SOURCES = ("frozenlake", "jsonl", "vqa", "webdataset", "tfds")
-PICTURE_SOURCES = ("frozenlake", "images", "webdataset", "tfds")
+SOURCES = ("frozenlake", "jsonl", "vqa", "webdataset", "tfds", "records")
+PICTURE_SOURCES = ("frozenlake", "images", "webdataset", "tfds", "records")
 
 
 @runtime_checkable
@@ -76,6 +78,9 @@ def open_feed(
         source = Conversations(data.path, data.root, cache=_cache(data))
         said = {"system": chat.system}
         make = lambda i: conversation_row(source[i], tokenizer, shape, **said)  # noqa: E731
+    elif data.source == "records":
+        source = Records(data.path, made_by=data.made_by or None)
+        make = lambda i: record_row(source, i, tokenizer, shape)  # noqa: E731
     elif data.source in ("webdataset", "tfds"):
         source = open_texts(data)
         make = lambda i: text_image_row(source[i], tokenizer, shape)  # noqa: E731
@@ -98,6 +103,9 @@ def open_pictures(
         return batches(lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here))
     if data.source not in PICTURE_SOURCES:
         raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
+    if data.source == "records":
+        records = Records(data.path, made_by=data.made_by or None)
+        return _streams(config, lambda i: latent_row(records, i), len(records), faults, here)
     if references:
         raise ValueError(f"data.source {data.source!r} has single pictures, references are asked")
     if data.source == "images":
@@ -128,6 +136,31 @@ def jsonl_row(
     with blaming(source.where(index)):
         draw = lambda path: np.asarray(load_image(path))  # noqa: E731
         return interleaved_row(sample, tokenizer, shape, system=system, draw=draw)
+
+
+def record_row(source: Records, index: int, tokenizer: Tokenizer, shape: RowShape) -> Row:
+    """`caption_row` of a text and codes that `latentum precompute` made.
+
+    Raises BadSample where they do not fit.
+    """
+    row, where = source[index], f"{source.folder}, row {index}"
+    with blaming(where):
+        expect(row, ("text", "codes"))
+        return caption_row(bytes(row["text"]).decode(), row["codes"], tokenizer, shape)
+
+
+def latent_row(source: Records, index: int) -> Row:
+    """A decoder's row that `latentum precompute` made. Raises BadSample where it lacks latents."""
+    row = source[index]
+    with blaming(f"{source.folder}, row {index}"):
+        expect(row, ("codes", "mean", "log_variance"))
+    return {name: row[name] for name in ("codes", "mean", "log_variance")}
+
+
+def expect(row: Row, names: Sequence[str]) -> None:
+    """ValueError where a row has not all of these."""
+    if missing := [name for name in names if name not in row]:
+        raise ValueError(f"it has {sorted(row)}, expected {missing[0]}")
 
 
 def some_rows(batch: Row, here: Here) -> Row:

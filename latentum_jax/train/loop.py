@@ -219,6 +219,7 @@ class Run:
 
 def size_of(batch: Mapping[str, jax.Array]) -> dict[str, int]:
     """Rows, tokens and pictures of a batch, its padding among them."""
-    pixels = batch["pixels"].shape
-    size = {"rows": pixels[0], "images": pixels[0] * (pixels[1] if len(pixels) == 5 else 1)}
-    return {**size, "tokens": batch["tokens"].size} if "tokens" in batch else size
+    rows = next(iter(batch.values())).shape[0]
+    if "tokens" not in batch:
+        return {"rows": rows, "images": rows}
+    return {"rows": rows, "images": batch["as_codes"].size, "tokens": batch["tokens"].size}

@@ -27,6 +27,6 @@ def test_the_losses_are_those_of_one_device(stage, tmp_path):
     on every device."""
     found = on_meshes(stage, tmp_path)
     one = found.pop("one")
-    assert len(one) == 20 and one[-1] < one[0]
+    assert len(one) == 20 and np.ptp(one) > 0.05
     for name, losses in found.items():
         np.testing.assert_allclose(losses, one, rtol=1e-5, err_msg=name)

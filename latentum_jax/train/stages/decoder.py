@@ -2,7 +2,8 @@
 
 Parameters are {"decoder": of decoder.pixel_decoder, "latentum": the ViT and quantizer that make
 z_q}. A batch holds `pixels` uint8 [B P P 3] as the decoder draws them, the same pictures as `seen`
-by the ViT, and for a decoder that takes them the `references` [B R P P 3], oldest first.
+by the ViT, and for a decoder that takes them the `references` [B R P P 3], oldest first. In the
+place of both it may hold what `latentum precompute` made of them: `codes`, `mean`, `log_variance`.
 """
 
 import jax
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from latentum_jax.decoder.flow import LEVELS, flow_loss, logit_normal_sigmas, noised
 from latentum_jax.decoder.pixel_decoder import PixelDecoder
+from latentum_jax.decoder.vae import scaled
 from latentum_jax.images import normalise
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.train.stages.sequence import Batch
@@ -59,11 +61,11 @@ def pixel_decoder_stage(decoder: PixelDecoder, model: LatentUM, config: ConfigDi
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
         keys = dict(zip(("z", "r", "eps", "t", "drop"), jax.random.split(key, 5), strict=True))
-        context = z_q_of(model, params["latentum"], batch["seen"])
+        context = z_q_of(model, params["latentum"], batch)
         kept = jax.random.bernoulli(
             keys["drop"], 1 - config.condition_dropout, (len(context), 1, 1)
         )
-        x_0 = drawn_latents(decoder, params["decoder"], batch["pixels"], keys["z"])
+        x_0 = latents_of(decoder, params["decoder"], batch, keys["z"])
         seen = None
         if references:
             frames = drawn_latents(decoder, params["decoder"], batch["references"], keys["r"])
@@ -86,10 +88,24 @@ def pixel_decoder_stage(decoder: PixelDecoder, model: LatentUM, config: ConfigDi
     return Stage(trainable=trainable, loss=loss)
 
 
-def z_q_of(model: LatentUM, params: Params, seen: UInt8[Array, "B P P 3"]) -> Float[Array, "B L E"]:
-    """De-quantized features of pictures as the ViT sees them."""
-    features = _apply(model, params, normalise(seen), method="encode_image")
+def z_q_of(model: LatentUM, params: Params, batch: Batch) -> Float[Array, "B L E"]:
+    """De-quantized features of pictures as the ViT sees them, or of their `codes`."""
+    if "codes" in batch:
+        return jax.lax.stop_gradient(_apply(model, params, batch["codes"], method="look_up"))
+    features = _apply(model, params, normalise(batch["seen"]), method="encode_image")
     return jax.lax.stop_gradient(_apply(model, params, features, method="quantize").z_q)
+
+
+def latents_of(
+    decoder: PixelDecoder, params: Params, batch: Batch, key: jax.Array
+) -> Float[Array, "B h w c"]:
+    """Latents drawn from the VAE's distribution of a batch's pictures, or from one that was
+    computed before, its `mean` and `log_variance`."""
+    if "mean" not in batch:
+        return drawn_latents(decoder, params, batch["pixels"], key)
+    mean, log_variance = (batch[name].astype(jnp.float32) for name in ("mean", "log_variance"))
+    z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+    return scaled(z, decoder.config.vae)
 
 
 def drawn_latents(

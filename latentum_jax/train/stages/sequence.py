@@ -21,15 +21,23 @@ FIRST_G_BLOCK = 1 << 16  # above every question block of U
 
 
 class Pictures(struct.PyTreeNode):
-    """What a batch's pictures [B J ...] became: features V, z_q and codes (None if not needed)."""
+    """What a batch's pictures [B J ...] became: features V, z_q and codes (None if not needed); of
+    pictures that were encoded before there are codes alone."""
 
-    features: jax.Array
+    features: jax.Array | None = None
     z_q: jax.Array | None = None
     codes: jax.Array | None = None
 
 
 def read_pictures(model: LatentUM, params: Params, batch: Batch, *, quantize: bool) -> Pictures:
-    """Encodes every picture of a batch once, and quantizes it where `quantize`."""
+    """Encodes every picture of a batch once, and quantizes it where `quantize`.
+
+    Raises ValueError where features are wanted of pictures that the batch has as codes.
+    """
+    if "codes" in batch:
+        if not quantize:
+            raise ValueError("the data has pictures as codes, this stage reads their features")
+        return Pictures(codes=batch["codes"])
     b, j = batch["pixels"].shape[:2]
     pixels = normalise(batch["pixels"].reshape(b * j, *batch["pixels"].shape[2:]))
     features = apply(model, params, "encode_image", pixels)
@@ -63,6 +71,8 @@ def shown_pictures(
     model: LatentUM, params: Params, batch: Batch, pictures: Pictures, codes: jax.Array | None
 ) -> jax.Array:
     """Embeddings [B J L D] as U reads them: mlp1's, or visual_projector's of `codes`."""
+    if pictures.features is None:
+        return apply(model, params, "show", codes)
     b, j = pictures.features.shape[:2]
     flat = pictures.features.reshape(b * j, *pictures.features.shape[2:])
     continuous = apply(model, params, "understand", flat)
