@@ -36,11 +36,13 @@ class Target:
         out_specs: Sequence[pl.BlockSpec],
         out_shape: Sequence[jax.ShapeDtypeStruct],
         name: str,
+        ahead: int = 2,
     ) -> Callable[..., Any]:
         """`body(*number_refs, *in_refs, *out_refs)` over a grid.
 
         `numbers` are flat int32 arrays that steer a kernel. On a TPU they lie in scalar memory, and
-        index maps are given them behind the places of the grid.
+        index maps are given them behind the places of the grid. `ahead` is how many rounds of a
+        loop a GPU keeps the blocks of in its shared memory.
         """
         if self.kind == "tpu":
             made = pl.pallas_call(
@@ -57,7 +59,7 @@ class Target:
             )
         else:
             whole = [pl.BlockSpec(x.shape, lambda *at, n=x.ndim: (0,) * n) for x in numbers]
-            gpu = plgpu.CompilerParams(num_warps=4, num_stages=2)
+            gpu = plgpu.CompilerParams(num_warps=4, num_stages=ahead)
             made = pl.pallas_call(
                 body,
                 grid=grid,

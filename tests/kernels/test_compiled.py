@@ -35,7 +35,7 @@ def train(q, k, v, *at):
 PROGRAMS = {
     "flash": (
         train,
-        [((2, n, T, 128), bf16) for n in (16, 8, 8)]
+        [((2, n, T, 128), bf16) for n in (32, 8, 8)]
         + [((2, T), i32)] * 3
         + [((2, T), bool), ((2, T), i32)],
         3,
