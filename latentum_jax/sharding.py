@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -45,7 +46,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
     shape = tuple(len(devices) // known if size == -1 else size for size in given.values())
     if int(np.prod(shape)) != len(devices):
         raise ValueError(f"a mesh of {said} does not divide {len(devices)} devices")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
+    # A TPU pod's torus of 4 x 4 x 4 holds 8 x 8 devices only where an axis of it may be shared.
+    laid = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def divide(mesh: Any, axis: str, sizes: Mapping[str, int]) -> None:
