@@ -8,9 +8,11 @@ import pytest
 from latentum_jax.data.frozenlake import questions
 from latentum_jax.data.frozenlake.frames import draw, simulate, start_state
 from latentum_jax.data.frozenlake.mazes import split_of, unique_mazes
+from latentum_jax.eval import frames
 from latentum_jax.eval.vsp import read_moves
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.models.folder import expected_shapes
+from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM, find_model
 
 NAME = "frozenlake-tiny"
@@ -34,9 +36,13 @@ def test_size_and_papers():
     stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").open()]
     assert list(dict.fromkeys(stages)) == ["vlm", "mbaq", "mome", "sft"]
     assert "frozenlake_tiny" in (folder / "README.md").read_text()
-    assert {"3", "4", "5", "6"} == set(
-        json.loads((folder / "metrics.json").read_text())["vsp-fine"]["levels"]
+    found = json.loads((folder / "metrics.json").read_text())
+    assert (
+        {"3", "4", "5", "6"} == set(found["vsp-fine"]["levels"]) == set(found["frames"]["levels"])
     )
+    stages = [json.loads(line)["stage"] for line in (folder / "decoder/log.jsonl").open()]
+    assert list(dict.fromkeys(stages)) == ["vae", "pixel_decoder"]
+    assert "frozenlake_decoder" in (folder / "decoder/README.md").read_text()
 
 
 def test_every_parameter_is_there(model):
@@ -93,3 +99,13 @@ def test_it_reads_pictures_and_its_own_codes(model, mazes):
         model.describe(codes, asked, max_new_tokens=16),
     ):
         assert np.mean([a == b for a, b in zip(told, truth, strict=True)]) >= 0.9
+
+
+def test_it_draws_what_it_imagines(model, tmp_path):
+    """Breaks if the bundled decoder is another model's, or its pictures cannot be read any more:
+    95% of their cells, and those of nothing but ice would be fewer."""
+    found = frames.evaluate(
+        model, PixelDecoder.from_pretrained(NAME), (4,), 8, 5, tmp_path, checkpoint=NAME
+    )
+    level = found["levels"]["4"]
+    assert level["cells"] >= 0.95 and level["player"] >= 0.8 and level["psnr"] > 20
