@@ -1,5 +1,8 @@
 """Every stage at the smallest size, with rows enough for eight devices."""
 
+import json
+import time
+
 from latentum_jax.configs import frozenlake_decoder, frozenlake_tiny
 from latentum_jax.configs.frozenlake_tiny import bucket
 from latentum_jax.train.data import open_feed
@@ -55,3 +58,20 @@ def watched(look):
             self.feed.set_state(state)
 
     return Watched
+
+
+def metrics_of(workdir):
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_a_step(workdir, process):
+    """Until a run that was started has written a step down (at first it takes back those behind its
+    checkpoint), or has ended."""
+    file, before = workdir / "metrics.jsonl", 1 << 30
+    while process.poll() is None:
+        now = len(file.read_text().splitlines()) if file.is_file() else 0
+        if now > before:
+            return
+        before = now
+        time.sleep(0.02)

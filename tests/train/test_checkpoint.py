@@ -16,8 +16,8 @@ from latentum_jax.train import start as begin
 from latentum_jax.train.checkpoint import differing
 from latentum_jax.train.loop import train_stage
 from tests.models_on_disk import write_random_model
-from tests.train.small_recipes import watched
-from tests.train.test_loop import Killed, config_of, metrics_of
+from tests.train.small_recipes import metrics_of, wait_for_a_step, watched
+from tests.train.test_loop import Killed, config_of
 from tests.train.test_meshes import ROOT, on_meshes
 
 
@@ -103,25 +103,17 @@ def test_kill_9_at_any_moment(start, tmp_path):
     would have been, to the last digit."""
     command = [sys.executable, "-m", "latentum_jax.cli", "train"]
     command += ["--config", "tests/train/small_recipes.py", f"--config.init_from={start}"]
-    command += ["--config.checkpoint_every=3", "--config.steps=400"]
+    command += ["--config.checkpoint_every=3", "--config.steps=1500"]
     subprocess.run([*command, "--workdir", str(tmp_path / "whole")], cwd=ROOT, check=True)
     rng, broken = random.Random(0), tmp_path / "broken"
     for kill in range(100):
         one = subprocess.Popen([*command, "--workdir", str(broken)], cwd=ROOT)
         if kill < 20:
-            begun = steps_in(broken)
-            while one.poll() is None and steps_in(broken) == begun:
-                time.sleep(0.05)
-            time.sleep(rng.uniform(0, 1.5))
+            wait_for_a_step(broken, one)
+            time.sleep(rng.uniform(0, 0.8))
             os.kill(one.pid, signal.SIGKILL)
         if one.wait() == 0:
             break
     assert kill >= 20
     losses = lambda name: [line["loss"] for line in metrics_of(tmp_path / name)]  # noqa: E731
-    assert losses("broken") == losses("whole") and len(losses("whole")) == 400
-
-
-def steps_in(workdir):
-    """How many steps a run has written down."""
-    file = workdir / "metrics.jsonl"
-    return len(file.read_text().splitlines()) if file.is_file() else 0
+    assert losses("broken") == losses("whole") and len(losses("whole")) == 1500

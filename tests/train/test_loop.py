@@ -3,7 +3,6 @@
 Every run has the same four steps, so that a stage is compiled once for the whole file.
 """
 
-import json
 import signal
 
 import chex
@@ -25,7 +24,7 @@ from latentum_jax.train.start import starting_model
 from latentum_jax.train.state import make_step
 from latentum_jax.train.stopping import Stopped
 from tests.models_on_disk import random_model, write_random_model
-from tests.train.small_recipes import watched
+from tests.train.small_recipes import metrics_of, watched
 
 BUCKETS = {
     "vlm": bucket("questions", 1.0, 2, 256),
@@ -48,10 +47,6 @@ def config_of(link, init_from="", **changes):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     return str(write_random_model(tmp_path_factory.mktemp("start") / "model"))
-
-
-def metrics_of(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def untimed(line):

@@ -1,6 +1,5 @@
 """Several processes that train as one, by launch/local.py on virtual CPU devices."""
 
-import json
 import os
 import random
 import signal
@@ -14,8 +13,10 @@ import pytest
 
 from latentum_jax.train.hosts import connect
 from tests.models_on_disk import write_random_model
+from tests.train.small_recipes import metrics_of, wait_for_a_step
 
 ROOT = Path(__file__).parents[2]
+KILLS = 8
 RECIPE = str(ROOT / "tests/train/small_recipes.py")
 
 
@@ -40,8 +41,7 @@ def environment():
 
 
 def losses(folder, name):
-    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in metrics_of(folder / name)]
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +65,24 @@ def test_two_processes_are_one(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(folder):
     """One of two is killed at any moment, both are started again, until the run is through. Breaks
     if what goes on is not the run that would have been, to the last digit."""
-    options = ("--config.mesh.fsdp=4", "--config.checkpoint_every=5")
+    options = ("--config.mesh.fsdp=4", "--config.checkpoint_every=5", "--config.steps=200")
     status, said = run(folder, 2, 2, *options, f"--workdir={folder / 'whole'}")
     assert status == 0, said[-3000:]
-    rng, kills = random.Random(0), 0
-    broken = [*command(folder, 2, 2, *options), f"--workdir={folder / 'broken'}"]
-    while not (folder / "broken" / "model").exists():
-        one = subprocess.Popen(broken, cwd=ROOT, env=environment(), start_new_session=True)
-        if kills < 20:
-            time.sleep(rng.uniform(5, 30))
+    rng, broken = random.Random(0), folder / "broken"
+    again = [*command(folder, 2, 2, *options), f"--workdir={broken}"]
+    for kill in range(50):
+        one = subprocess.Popen(again, cwd=ROOT, env=environment(), start_new_session=True)
+        if kill < KILLS:
+            wait_for_a_step(broken, one)
+            time.sleep(rng.uniform(0, 1.5))
             kill_one_of(one.pid, rng)
-            kills += 1
-        one.wait()
+        if one.wait() == 0:
+            break
+    assert kill >= KILLS
     assert losses(folder, "broken") == losses(folder, "whole")
 
 
