@@ -78,7 +78,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(folder):
         one = subprocess.Popen(again, cwd=ROOT, env=environment(), start_new_session=True)
         if kill < KILLS:
             wait_for_a_step(broken, one)
-            time.sleep(rng.uniform(0, 1.5))
+            time.sleep(rng.uniform(0, 4))
             kill_one_of(one.pid, rng)
         if one.wait() == 0:
             break
