@@ -160,7 +160,7 @@ def test_z_q_is_the_models_own(latentum):
     seen = see(picture, model.config.vision)[None]
     _, codes = model.encode([picture])
     params = {part: model.params[part] for part in ("vision", "quantizer")}
-    ours = z_q_of(model.model, params, jnp.asarray(seen))
+    ours = z_q_of(model.model, params, {"seen": jnp.asarray(seen)})
     np.testing.assert_allclose(ours, model.z_q(codes), atol=1e-5)
 
 
