@@ -32,10 +32,6 @@ class TrainState(struct.PyTreeNode):
     ema: Flat
     extra: Any
 
-    def params(self, *, averaged: bool = False) -> Params:
-        """All parameters as a nested dict, the averaged ones where kept and asked for."""
-        return merge(self.ema if averaged and self.ema else self.trainable, self.frozen)
-
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
     """Both halves as one nested dict."""

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from latentum_jax.sharding import make_mesh
 from latentum_jax.train.stages.stage import Stage
-from latentum_jax.train.state import gradients, make_step, start_state
+from latentum_jax.train.state import gradients, make_step, merge, start_state
 
 
 def loss(params, extra, batch, key):
@@ -39,7 +39,7 @@ def test_a_step_by_hand(run):
     """w - 0.5 x 2 = 2; at step 0 the average keeps (1 + 0) / (10 + 0) = 0.1 of 3: 0.3 + 0.9 x 2."""
     state, step = run
     state, metrics = step(state, {"x": jnp.asarray(2.0)})
-    assert state.params() == {"part": {"w": 2.0, "frozen": 7.0}}
+    assert merge(state.trainable, state.frozen) == {"part": {"w": 2.0, "frozen": 7.0}}
     assert float(state.ema["part/w"]) == pytest.approx(2.1)
     assert {k: float(v) for k, v in metrics.items()} == {
         "loss": 6.0, "grad_norm": 2.0, "skipped": 0.0, "seen": 2.0
