@@ -27,8 +27,10 @@ T = TypeVar("T")
 
 DONE = "Done!"
 UNREACHABLE = "X"  # answers next, remaining and path of a player who fell
+WHERE_IS_PLAYER = "Where is the player?"
+WHERE_IS_GOAL = "Where is the goal?"
+GROUNDS = {"F": "ice", "H": "hole", "S": "start", "G": "goal"}
 
-_NAMES = {"F": "ice", "H": "hole", "S": "start", "G": "goal"}
 _DIRECTIONS = {"L": "left", "D": "down", "R": "right", "U": "up"}
 _BESIDE = {"L": "left of", "D": "below", "R": "right of", "U": "above"}
 _CELL = re.compile(r"row (\d+) column (\d+)")
@@ -112,6 +114,16 @@ def cell_text(cell: Cell) -> str:
     return f"row {cell[0] + 1} column {cell[1] + 1}"
 
 
+def what_is_at(cell: Cell) -> str:
+    """The question that one of `GROUNDS` answers."""
+    return f"What is at {cell_text(cell)}?"
+
+
+def is_hole(cell: Cell) -> str:
+    """The question that yes or no answers."""
+    return f"Is {cell_text(cell)} a hole?"
+
+
 def _cell(match: re.Match[str]) -> Cell:
     return int(match[1]) - 1, int(match[2]) - 1
 
@@ -137,7 +149,7 @@ def _cells(state: State, letters: str) -> list[Cell]:
 def _beyond(state: State, move: str) -> str:
     """What lies beside the player in the direction of a move."""
     cell = step(state.maze, state.player, move)
-    return "wall" if cell == state.player else _NAMES[state.maze.grid[cell[0]][cell[1]]]
+    return "wall" if cell == state.player else GROUNDS[state.maze.grid[cell[0]][cell[1]]]
 
 
 def _map(state: State, rng: np.random.Generator) -> tuple[str, str]:
@@ -157,22 +169,22 @@ def _distances(state: State, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _player(state: State, rng: np.random.Generator) -> tuple[str, str]:
-    return "Where is the player?", cell_text(state.player)
+    return WHERE_IS_PLAYER, cell_text(state.player)
 
 
 def _goal(state: State, rng: np.random.Generator) -> tuple[str, str]:
-    return "Where is the goal?", cell_text(state.maze.goal)
+    return WHERE_IS_GOAL, cell_text(state.maze.goal)
 
 
 def _what(state: State, rng: np.random.Generator) -> tuple[str, str]:
     """About each sort of ground equally often, else the answer would mostly be ice."""
     cell = _pick(rng, _cells(state, _pick(rng, sorted(set(state.maze.flat)))))
-    return f"What is at {cell_text(cell)}?", _NAMES[state.maze.grid[cell[0]][cell[1]]]
+    return what_is_at(cell), GROUNDS[state.maze.grid[cell[0]][cell[1]]]
 
 
 def _is_hole(state: State, rng: np.random.Generator) -> tuple[str, str]:
     cell = _balanced(rng, _cells(state, "H"), _cells(state, "SFG"))
-    return f"Is {cell_text(cell)} a hole?", "yes" if cell in state.maze.holes else "no"
+    return is_hole(cell), "yes" if cell in state.maze.holes else "no"
 
 
 def _beside(state: State, rng: np.random.Generator) -> tuple[str, str]:
