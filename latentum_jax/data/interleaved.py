@@ -56,6 +56,11 @@ class RowBuilder:
         self._add(self.encode(text), learn=learn)
         return self
 
+    def encoded(self, ids: Sequence[int]) -> "RowBuilder":
+        """Adds what was encoded before, as no label."""
+        self._add(ids)
+        return self
+
     def image(
         self, pixels: np.ndarray, *, as_codes: bool, target: bool = False, learn: bool = False
     ) -> "RowBuilder":

@@ -29,6 +29,8 @@ DONE = "Done!"
 UNREACHABLE = "X"  # answers next, remaining and path of a player who fell
 WHERE_IS_PLAYER = "Where is the player?"
 WHERE_IS_GOAL = "Where is the goal?"
+HOW_MANY_HOLES = "How many holes?"
+HOW_BIG = "How big is the maze?"
 GROUNDS = {"F": "ice", "H": "hole", "S": "start", "G": "goal"}
 
 _DIRECTIONS = {"L": "left", "D": "down", "R": "right", "U": "up"}
@@ -115,13 +117,8 @@ def cell_text(cell: Cell) -> str:
 
 
 def what_is_at(cell: Cell) -> str:
-    """The question that one of `GROUNDS` answers."""
+    """The question that a word of `GROUNDS` answers."""
     return f"What is at {cell_text(cell)}?"
-
-
-def is_hole(cell: Cell) -> str:
-    """The question that yes or no answers."""
-    return f"Is {cell_text(cell)} a hole?"
 
 
 def _cell(match: re.Match[str]) -> Cell:
@@ -184,7 +181,7 @@ def _what(state: State, rng: np.random.Generator) -> tuple[str, str]:
 
 def _is_hole(state: State, rng: np.random.Generator) -> tuple[str, str]:
     cell = _balanced(rng, _cells(state, "H"), _cells(state, "SFG"))
-    return is_hole(cell), "yes" if cell in state.maze.holes else "no"
+    return f"Is {cell_text(cell)} a hole?", "yes" if cell in state.maze.holes else "no"
 
 
 def _beside(state: State, rng: np.random.Generator) -> tuple[str, str]:
@@ -206,11 +203,11 @@ def _leads(state: State, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _holes(state: State, rng: np.random.Generator) -> tuple[str, str]:
-    return "How many holes?", str(len(state.maze.holes))
+    return HOW_MANY_HOLES, str(len(state.maze.holes))
 
 
 def _size(state: State, rng: np.random.Generator) -> tuple[str, str]:
-    return "How big is the maze?", f"{state.maze.level}x{state.maze.level}"
+    return HOW_BIG, f"{state.maze.level}x{state.maze.level}"
 
 
 def _next(state: State, rng: np.random.Generator) -> tuple[str, str]:
