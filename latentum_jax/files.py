@@ -1,6 +1,7 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and Python files of the user."""
 
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 BUNDLED = Path(str(resources.files("latentum_jax"))) / "checkpoints"  # models of the package
@@ -85,3 +87,20 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
 def write_jsonl(path: str | os.PathLike[str], lines: Sequence[Any]) -> None:
     """Writes one JSON value a line."""
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def module_at(path: str | os.PathLike[str], what: str) -> ModuleType:
+    """The module of a Python file that holds a `what`, such as a config.
+
+    Raises ValueError where there is no such file or it fails.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no {what} file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        raise ValueError(f"{path} cannot be read as a {what}: {error!r}") from error
+    return module

@@ -2,15 +2,14 @@
 
 import ast
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 import latentum_jax.configs as bundled
+from latentum_jax.files import module_at
 
 
 def load_config(name_or_path: str, overrides: Mapping[str, str]) -> ConfigDict:
@@ -48,7 +47,7 @@ def known_configs() -> list[str]:
 
 def _get_config(name_or_path: str) -> Callable[[], Any]:
     if name_or_path.endswith(".py"):
-        module = _module_at(Path(name_or_path))
+        module = module_at(name_or_path, "config")
     elif name_or_path in known_configs():
         module = importlib.import_module(f"{bundled.__name__}.{name_or_path}")
     else:
@@ -59,18 +58,6 @@ def _get_config(name_or_path: str) -> Callable[[], Any]:
     if not hasattr(module, "get_config"):
         raise ValueError(f"{name_or_path} is no config: it has no function get_config()")
     return module.get_config
-
-
-def _module_at(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"there is no config file {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
-        raise ValueError(f"{path} cannot be read as a config: {error!r}") from error
-    return module
 
 
 def _override(config: ConfigDict, key: str, text: str) -> None:
