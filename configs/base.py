@@ -59,6 +59,29 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "harder": 0.4,
                 "buckets": (),
             },
+            "grpo": {
+                "task": "draw",  # pictures of captions; plan: mazes, move by move
+                "group": 16,  # rollouts of a prompt
+                "temperature": 0.9,
+                "top_k": 0,
+                "top_p": 0.95,
+                "epochs": 1,  # how often a batch is learnt from
+                "clip": 0.1,
+                "beta": 0.005,  # of the KL to the policy as it was; 0 keeps no reference
+                "truncate": 2.0,  # what importance weights of the sampler are cut at
+                "trainable": r"^language/layers/gen/|^visual_projector/|^head/",
+                "rewards": {"self": 1.0, "pixel": 0.0, "maze": 0.0},  # weights
+                "ask": {  # the self-reward's questions
+                    "temperature": 1.0,
+                    "length": 512,  # tokens of a picture and its questions
+                    "questions": 16,
+                    "options": 11,
+                    "cells": 8,  # of a maze that are asked about
+                },
+                "pixel": {"function": "", "decoder": "", "steps": 25},  # module:function
+                "steps": 8,  # of a plan at most
+                "moves": (1, 4),  # of the mazes to plan, along their shortest path
+            },
             "objective": "kl",  # mbaq: kl, mse or cosine
             "condition_dropout": 0.1,  # of the rows that only draw
             "part": "joint",  # sft: joint, language or vision; pixel_decoder: context or all

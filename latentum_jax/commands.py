@@ -87,9 +87,10 @@ def train(args: argparse.Namespace) -> None:
     # Before a recipe is read: its file may do something on a device.
     hosts.connect(args.coordinator, args.processes, args.process)
     config = load_config(args.config, args.overrides)
+    from latentum_jax.rl.start import start_of
     from latentum_jax.train import loop
 
-    done = loop.train(config, args.workdir)
+    done = loop.train(config, args.workdir, start_of)
     if hosts.is_first():
         print(f"model in {done}")
 

@@ -26,12 +26,18 @@ Row = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
-    """Sizes of a row: T tokens, J pictures seen by `vision`, at most `targets` of them drawn."""
+    """Sizes of a row: T tokens, J pictures seen by `vision`, at most `targets` of them drawn.
+
+    given: so many pictures come first as pixels, all others as codes; None where all of a row are
+      of one kind.
+    """
 
     length: int
     images: int
     targets: int
     vision: VisionConfig
+    given: int | None = None
+    codebooks: int = 0  # of those codes
 
 
 class RowBuilder:
@@ -168,8 +174,17 @@ def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarr
 
 def _pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
     """Pictures and black ones behind them, `pixels` uint8 [J P P 3]; or, where they were encoded
-    before, `codes` int32 [J L C]."""
+    before, `codes` int32 [J L C]; with `shape.given` both."""
     side, count = shape.vision.image_size, shape.images
+    if shape.given is not None:
+        first = dataclasses.replace(shape, images=shape.given, given=None)
+        seen, drawn = given[: shape.given], given[shape.given :]
+        if not seen or any(p.ndim != 3 for p in seen) or any(p.ndim != 2 for p in drawn):
+            raise ValueError(f"expected {shape.given} pictures as pixels, then codes alone")
+        codes = np.zeros((count, shape.vision.num_tokens, shape.codebooks), np.int32)
+        for place, picture in zip(codes[shape.given :], drawn, strict=False):
+            place[:] = picture
+        return {**_pictures(seen, first), "codes": codes}
     encoded = bool(given) and given[0].ndim == 2
     name, one = ("codes", given[0].shape) if encoded else ("pixels", (side, side, 3))
     if len(given) == count == 1 and not encoded:

@@ -196,7 +196,7 @@ def _model_jobs(model: LatentUM, params: Params, batch: int) -> list[Job]:
     def answer(seed: int) -> jax.Array:
         return reason(seed, params, ids, Limits(steps=1, images=0, text=ANSWER)).tokens
 
-    drawing = _img_alone(params)
+    drawing = img_alone(params)
 
     def plan(seed: int) -> jax.Array:
         return reason(seed, drawing, dataclasses.replace(ids, img=0, img_end=1), PLAN).codes
@@ -209,7 +209,7 @@ def _model_jobs(model: LatentUM, params: Params, batch: int) -> list[Job]:
     ]
 
 
-def _img_alone(params: Params) -> Params:
+def img_alone(params: Params) -> Params:
     """Of a model to which all words are equally likely: it says the first, greedily."""
     language = dict(params["language"])
     name = "lm_head" if "lm_head" in language else "embed_tokens"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-from latentum_jax.generate.sampling import Sampling, fold, row_keys, sample
+from latentum_jax.generate.sampling import Sampling, fold, log_prob, row_keys, sample
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Caches, Stream, empty_caches
@@ -20,8 +20,10 @@ def sample_codes(
     keys: jax.Array,
     sampling: Sampling,
     guidance: float,
-) -> Int[Array, "B C"]:
-    """The C codes of one visual token, one after another (section 3.1.3).
+    scored: bool = False,
+) -> tuple[Int[Array, "B C"], Float[Array, "B C"] | None]:
+    """The C codes of one visual token, one after another (section 3.1.3), and where they are to be
+    `scored` how likely each was (see `sampling.log_prob`).
 
     With guidance above 1 the rows are B conditional ones and then B unconditional ones, and
     logits = uncond + guidance x (cond - uncond); both then see the code that was drawn.
@@ -32,20 +34,21 @@ def sample_codes(
 
     def step(
         carry: tuple[Array, Caches], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, Caches], Array]:
+    ) -> tuple[tuple[Array, Caches], tuple[Array, Array | None]]:
         x, caches = carry
         logits, caches = head.step(x, index, caches)
         if guided:
             cond, uncond = jnp.split(logits, 2)
             logits = uncond + guidance * (cond - uncond)
         code = sample(fold(keys, index), logits, sampling)
+        score = log_prob(logits, code, sampling.temperature) if scored else None
         shown = jnp.concatenate([code, code]) if guided else code
-        return (head.embed_code(shown, index).astype(x.dtype), caches), code
+        return (head.embed_code(shown, index).astype(x.dtype), caches), (code, score)
 
     count = model.config.quantizer.num_codebooks
     start = (hidden, head.empty_caches(hidden.shape[0]))
-    _, codes = jax.lax.scan(step, start, jnp.arange(count))
-    return codes.T
+    _, (codes, scores) = jax.lax.scan(step, start, jnp.arange(count))
+    return codes.T, None if scores is None else scores.T
 
 
 def draw_token(
@@ -57,9 +60,11 @@ def draw_token(
     keys: jax.Array,
     sampling: Sampling,
     guidance: float = 1.0,
-) -> tuple[Int[Array, "B C"], Float[Array, "R 1 D"], Caches]:
+    scored: bool = False,
+) -> tuple[Int[Array, "B C"], Float[Array, "B C"] | None, Float[Array, "R 1 D"], Caches]:
     """The codes of the visual token behind x, the embedded `<img>` or the token before, which the
-    generation branch puts into the caches at `position`; and the embedding of the new one.
+    generation branch puts into the caches at `position`, and their scores (see `sample_codes`);
+    and the embedding of the new one.
 
     R is B rows, or 2B under guidance (see `sample_codes`). A row whose position is outside its
     cache leaves it alone, and its codes mean nothing.
@@ -67,10 +72,11 @@ def draw_token(
     bound = model.bind({"params": params})
     stream = Stream({"gen": Placement.causal(position[:, None])})
     hidden, caches = bound.hidden({"gen": x}, stream, caches)
-    codes = sample_codes(model, params, hidden["gen"][:, 0], keys, sampling, guidance)
+    base = hidden["gen"][:, 0]
+    codes, scores = sample_codes(model, params, base, keys, sampling, guidance, scored)
     shown = bound.show(codes)[:, None]
     shown = jnp.concatenate([shown, shown]) if guidance > 1 else shown
-    return codes, shown.astype(x.dtype), caches
+    return codes, scores, shown.astype(x.dtype), caches
 
 
 def generate(
@@ -93,7 +99,7 @@ def generate(
     """
     guided = guidance > 1
     caches, first = prefill(model, params, prompt, lengths, ids=ids, guided=guided)
-    codes, z_q, _ = draw(
+    codes, z_q, _, _ = draw(
         model,
         params,
         caches,
@@ -137,7 +143,7 @@ def prefill(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "sampling", "guidance"), donate_argnames="caches"
+    jax.jit, static_argnames=("model", "sampling", "guidance", "scored"), donate_argnames="caches"
 )
 def draw(
     model: LatentUM,
@@ -149,8 +155,10 @@ def draw(
     *,
     sampling: Sampling,
     guidance: float,
-) -> tuple[Int[Array, "B L C"], Float[Array, "B L E"], Caches]:
-    """Codes and z_q of an image for every row, after what its cache holds up to `position`.
+    scored: bool = False,
+) -> tuple[Int[Array, "B L C"], Float[Array, "B L E"], Float[Array, "B L C"] | None, Caches]:
+    """Codes and z_q of an image for every row, after what its cache holds up to `position`, and the
+    codes' scores (see `sample_codes`).
 
     The caches are written in place: what is given is used up, what returns holds the image too.
     """
@@ -158,15 +166,15 @@ def draw(
 
     def step(
         carry: tuple[Array, Caches], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, Caches], Array]:
+    ) -> tuple[tuple[Array, Caches], tuple[Array, Array | None]]:
         x, caches = carry
         at = position + index
         token_keys = fold(keys, at[: len(seeds)])
-        drawn = draw_token(model, params, caches, x, at, token_keys, sampling, guidance)
-        codes, x, caches = drawn
-        return (x, caches), codes
+        drawn = draw_token(model, params, caches, x, at, token_keys, sampling, guidance, scored)
+        codes, scores, x, caches = drawn
+        return (x, caches), (codes, scores)
 
     steps = jnp.arange(model.config.vision.num_tokens)
-    (_, caches), codes = jax.lax.scan(step, (first, caches), steps)
-    codes = codes.transpose(1, 0, 2)
-    return codes, model.bind({"params": params}).look_up(codes), caches
+    (_, caches), made = jax.lax.scan(step, (first, caches), steps)
+    codes, scores = jax.tree.map(lambda x: x.transpose(1, 0, 2), made)
+    return codes, model.bind({"params": params}).look_up(codes), scores, caches

@@ -15,7 +15,7 @@ from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "limits", "text", "codes"))
+@functools.partial(jax.jit, static_argnames=("model", "ids", "limits", "text", "codes", "scored"))
 def interleave(
     model: LatentUM,
     params: Params,
@@ -27,15 +27,17 @@ def interleave(
     limits: Limits,
     text: Sampling,
     codes: Sampling,
+    scored: bool = False,
 ) -> Rows:
     """Goes on from embedded prompts, padded on the right, until every row is done.
 
     A row ends at `<|im_end|>`, after `limits.steps` steps, after `limits.text` tokens without an
-    `<img>`, or at an `<img>` beyond `limits.images`.
+    `<img>`, or at an `<img>` beyond `limits.images`. With `scored` rows keep how likely each token
+    and code was.
     """
     b, t, _ = prompt.shape
     room = Room.of(t, [limits], model.config.vision.num_tokens)
     own = RowLimits.of(limits, b)
-    rows = start(model, params, prompt, lengths, row_keys(seeds), own, room)
+    rows = start(model, params, prompt, lengths, row_keys(seeds), own, room, scored)
     go_on = lambda rows: step(model, params, rows, ids=ids, text=text, codes=codes)  # noqa: E731
     return jax.lax.while_loop(lambda rows: jnp.any(rows.status != DONE), go_on, rows)

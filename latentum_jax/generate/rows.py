@@ -19,7 +19,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from latentum_jax.generate.image import draw_token
-from latentum_jax.generate.sampling import Sampling, fold, sample
+from latentum_jax.generate.sampling import Sampling, fold, log_prob, sample
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Caches, Stream, empty_caches
@@ -100,6 +100,8 @@ class Rows(struct.PyTreeNode):
     codes: jax.Array  # [B J L C] images drawn
     images: jax.Array  # [B] how many of them
     waited: jax.Array  # [B] steps since the row went on
+    token_scores: jax.Array | None = None  # [B text+] of what is said, see `sampling.log_prob`
+    code_scores: jax.Array | None = None  # [B J L C] of what is drawn
 
 
 def start(
@@ -110,8 +112,10 @@ def start(
     keys: jax.Array,
     limits: RowLimits,
     room: Room,
+    scored: bool = False,
 ) -> Rows:
-    """Rows about to speak behind embedded prompts, padded on the right."""
+    """Rows about to speak behind embedded prompts, padded on the right; with `scored` they keep how
+    likely each token and code was."""
     b, t, d = prompt.shape
     vision, count = model.config.vision, model.config.quantizer.num_codebooks
     caches = empty_caches(model.config.language, b, room.slots, model.dtype)
@@ -120,6 +124,7 @@ def start(
     hidden, caches = understand(model, params, prompt, where, caches)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     zero = jnp.zeros(b, jnp.int32)
+    drawn = (b, room.images, vision.num_tokens, count)
     return Rows(
         caches=caches,
         keys=keys,
@@ -132,9 +137,11 @@ def start(
         count=zero,
         x=jnp.zeros((b, 1, d), model.dtype),
         drawn=zero,
-        codes=jnp.zeros((b, room.images, vision.num_tokens, count), jnp.int32),
+        codes=jnp.zeros(drawn, jnp.int32),
         images=zero,
         waited=zero,
+        token_scores=jnp.zeros((b, room.tokens)) if scored else None,
+        code_scores=jnp.zeros(drawn) if scored else None,
     )
 
 
@@ -197,6 +204,11 @@ def say(
     bound, slots = model.bind({"params": params}), rows.caches[0].length
     speaking = rows.status == TEXT
     token = sample(fold(rows.keys, rows.position), rows.logits, sampling)
+    if rows.token_scores is not None:
+        index = jnp.where(speaking, rows.count, rows.tokens.shape[1])
+        own = log_prob(rows.logits, token, sampling.temperature)
+        put = rows.token_scores.at[jnp.arange(len(token)), index].set(own, mode="drop")
+        rows = rows.replace(token_scores=put)
     rows = _append(rows, token, speaking)
     said = rows.said + speaking
     wants = (token == ids.img) & (rows.images < rows.limits.images)
@@ -227,9 +239,15 @@ def draw(model: LatentUM, params: Params, rows: Rows, *, sampling: Sampling) -> 
     at = rows.position + rows.drawn
     where = jnp.where(drawing, at, slots)
     keys = fold(rows.keys, at)
-    codes, x, caches = draw_token(model, params, rows.caches, rows.x, where, keys, sampling)
+    scored = rows.code_scores is not None
+    codes, scores, x, caches = draw_token(
+        model, params, rows.caches, rows.x, where, keys, sampling, scored=scored
+    )
     image = jnp.where(drawing, rows.images, rows.codes.shape[1])
-    put = rows.codes.at[jnp.arange(len(at)), image, rows.drawn].set(codes, mode="drop")
+    place = (jnp.arange(len(at)), image, rows.drawn)
+    put = rows.codes.at[place].set(codes, mode="drop")
+    if scored:
+        rows = rows.replace(code_scores=rows.code_scores.at[place].set(scores, mode="drop"))
     drawn = rows.drawn + drawing
     whole = drawing & (drawn == rows.codes.shape[2])
     return rows.replace(

@@ -20,6 +20,15 @@ def sample(keys: jax.Array, logits: Float[Array, "B V"], sampling: Sampling) -> 
     return pick(logits, noise, sampling)
 
 
+def log_prob(
+    logits: Float[Array, "*b V"], tokens: Int[Array, "*b"], temperature: float
+) -> Float[Array, "*b"]:
+    """log pi(token), in nats, where pi = softmax(logits / temperature) with nothing cut off: what a
+    policy is scored by, whichever filters it was sampled through."""
+    scores = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    return jnp.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+
+
 def row_keys(seeds: UInt[Array, "B"]) -> jax.Array:
     """A key a row, so that what a row draws does not depend on its batch mates."""
     return jax.vmap(jax.random.key)(seeds)

@@ -18,37 +18,41 @@ from latentum_jax.devices import peak_flops
 from latentum_jax.files import locked, write_text
 from latentum_jax.sharding import divide, make_mesh, place_batch, rows_here
 from latentum_jax.train.checkpoint import Checkpoints
-from latentum_jax.train.data import Feed, open_faults
+from latentum_jax.train.data import Feed, Here, open_faults
 from latentum_jax.train.flops import count_flops
 from latentum_jax.train.hosts import Agreement, is_first, joined, on_host, wait_for_all
 from latentum_jax.train.monitor import Monitor, metrics_until
 from latentum_jax.train.optim import make_optimizer
 from latentum_jax.train.recipe import stage_config
 from latentum_jax.train.start import Start, start_of
-from latentum_jax.train.state import TrainState, make_step, merge, split, start_state
+from latentum_jax.train.state import TrainState, make_act, make_step, merge, split, start_state
 from latentum_jax.train.stopping import Requests, Stopped
 
+Begin = Callable[[ConfigDict, Faults, Here], Start]
+ActFn = Callable[[TrainState, Any], Any]
 StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def train(config: ConfigDict, workdir: Path) -> Path:
+def train(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> Path:
     """Runs a config's stages, one after another; returns the folder of the last one's model.
+
+    `begin` makes what a stage starts with: `start_of`, or what knows of more stages than it.
 
     A config with `chain` runs each stage in `workdir/STAGE`, starting from the model of the one
     before; another runs in `workdir` itself. What is finished is not run again; what was
     interrupted goes on from its newest checkpoint.
     """
     if not config.chain:
-        return train_stage(config, workdir)
+        return train_stage(config, workdir, begin)
     before = config.init_from
     for name in config.chain:
         stage = stage_config(config, name)
         stage.init_from = before
-        before = str(train_stage(stage, workdir / name))
+        before = str(train_stage(stage, workdir / name, begin))
     return Path(before)
 
 
-def train_stage(config: ConfigDict, workdir: Path) -> Path:
+def train_stage(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> Path:
     """Runs one stage in `workdir` to its last step; returns `workdir/model`.
 
     `workdir` gets config.json, metrics.jsonl, TensorBoard files, checkpoints/ and, at the end,
@@ -64,7 +68,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
         return done
     mesh = make_mesh(config.mesh.to_dict())
     faults = open_faults(config, workdir, jax.process_index())
-    start = start_of(config, faults, functools.partial(rows_here, mesh))
+    start = begin(config, faults, functools.partial(rows_here, mesh))
     check_mesh(config, start.heads, mesh)
     with locked(workdir, wanted=is_first()), jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, config.steps)
@@ -75,13 +79,14 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
         )
         run = Run(config, workdir, mesh, functools.partial(count_flops, plain))
         try:
-            state = run.fit(state, step_fn, start.feed, faults)
+            act = make_act(start.stage, seed=config.seed)
+            state = run.fit(state, act, step_fn, start.feed, faults)
         finally:
             run.close()
         trained, extra = on_host((state.ema or state.trainable, state.extra))
         if is_first():
             _, frozen = split(start.params, start.stage)
-            start.write(done, merge(trained, frozen), extra)
+            start.write(done, start.stage.finish(merge(trained, frozen)), extra)
         wait_for_all(str(done))
     return done
 
@@ -143,7 +148,9 @@ class Run:
         self.monitor: Monitor | None = None
         self.tracing = False
 
-    def fit(self, state: TrainState, step_fn: StepFn, feed: Feed, faults: Faults) -> TrainState:
+    def fit(
+        self, state: TrainState, act: ActFn, step_fn: StepFn, feed: Feed, faults: Faults
+    ) -> TrainState:
         """Steps until the last one, from the newest checkpoint if there is one."""
         total, settings = self.config.steps, json.loads(self.text)
         restored = self.checkpoints.restore(state, settings)
@@ -157,6 +164,7 @@ class Run:
         with Requests() as asked:
             while step < total:
                 batch, waited = self._next(feed)
+                batch = act(state, batch)
                 self._begin(step, state, batch)
                 self._trace(step)
                 state, metrics = step_fn(state, batch)

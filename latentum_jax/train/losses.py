@@ -1,5 +1,6 @@
 """Training objectives, each one equation of the paper. All are computed in fp32."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -61,11 +62,6 @@ def over_words(
         return sums(*(head(h)[:, :-1] for h in hidden), labels, weights)
     width = max(1, chunk // len(labels))
 
-    def chunks(x: Array, fill: int) -> Array:
-        rest = [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % width), *rest], constant_values=fill)
-        return x.reshape(len(x), -1, width, *x.shape[2:]).swapaxes(0, 1)
-
     def of(part: tuple[Array, ...]) -> Sums:
         *some, labels, weights = part
         return sums(*map(head, some), labels, weights)
@@ -74,10 +70,31 @@ def over_words(
     def add(total: Sums, part: tuple[Array, ...]) -> tuple[Sums, None]:
         return jax.tree.map(jnp.add, total, of(part)), None
 
-    parts = *(chunks(h[:, :-1], 0) for h in hidden), chunks(labels, -1), chunks(weights, 0)
+    cut = functools.partial(_in_chunks, width=width)
+    parts = *(cut(h[:, :-1]) for h in hidden), cut(labels, fill=-1), cut(weights)
     shapes = jax.eval_shape(of, tuple(x[0] for x in parts))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zero, parts)[0]
+
+
+def map_chunks(
+    function: Callable[..., Array], given: Sequence[Shaped[Array, "B T *_"]], chunk: int
+) -> Shaped[Array, "B T *_"]:
+    """`function(*given)`, which makes something of every token by itself, for about `chunk` tokens
+    at once, some of every row; 0 for all. Nothing but the result is kept for a backward pass."""
+    if not chunk:
+        return function(*given)
+    b, t = given[0].shape[:2]
+    parts = tuple(_in_chunks(x, width=max(1, chunk // b)) for x in given)
+    made = jax.lax.map(jax.checkpoint(lambda part: function(*part)), parts)
+    return made.swapaxes(0, 1).reshape(b, -1, *made.shape[3:])[:, :t]
+
+
+def _in_chunks(x: Array, *, width: int, fill: int = 0) -> Array:
+    """[B T ...] as [chunks B width ...], padded at the end."""
+    rest = [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % width), *rest], constant_values=fill)
+    return x.reshape(len(x), -1, width, *x.shape[2:]).swapaxes(0, 1)
 
 
 def code_loss(

@@ -76,12 +76,17 @@ def _model_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     folder = starting_model(config)
     own = model_stage(config, folder.config, folder.tokenizer.ids)
     feed = open_feed(config, folder.config, folder.chat, folder.tokenizer, faults, here)
+    return Start(folder.params, *own, feed, model_writer(folder))
+
+
+def model_writer(folder: ModelFolder) -> Callable[[Path, Params, Mapping[str, Any]], None]:
+    """`Start.write` of a stage of the model in this folder."""
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
         usage = extra.get("usage", folder.usage)
         write_folder(path, dataclasses.replace(folder, params=params, usage=usage))
 
-    return Start(folder.params, *own, feed, write)
+    return write
 
 
 def model_stage(config: ConfigDict, model: LatentUMConfig, ids: SpecialIds) -> Own:

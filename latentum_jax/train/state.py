@@ -17,6 +17,7 @@ from latentum_jax.train.losses import mean_of
 from latentum_jax.train.stages.stage import Metrics, Stage, Terms
 
 Flat = dict[str, jax.Array]
+ACTING = 1 << 30  # in a seed: randomness of what is done before a step
 
 
 class TrainState(struct.PyTreeNode):
@@ -126,12 +127,12 @@ def make_step(
     """(state, batch) -> (state, metrics), for states that lie as this one does.
 
     Randomness is folded from the seed and the step. A batch is taken in `accumulate` parts, whose
-    gradients are added up. A step whose loss or gradient is not finite changes nothing: metrics
-    have `skipped` 1, not 0.
+    gradients are added up; it is taken so `stage.epochs` times, and metrics are means over these.
+    An update whose loss or gradient is not finite changes nothing: metrics have `skipped` 1, not 0.
     """
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        key, after_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    def update(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, Metrics]:
+        key, after_key = jax.random.split(key)
         value, metrics, left, grads = gradients(stage, state, batch, key, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -151,11 +152,41 @@ def make_step(
         kept = (state.trainable, state.opt_state, state.ema, state.extra)
         made = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, kept)
         trainable, opt_state, ema, extra = made
-        state = TrainState(state.step + 1, trainable, state.frozen, opt_state, ema, extra)
-        return state, metrics
+        return TrainState(state.step, trainable, state.frozen, opt_state, ema, extra), metrics
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if stage.epochs == 1:
+            state, metrics = update(state, batch, key)
+        else:
+            # What is frozen stays out of the loop's carry.
+            def again(learnt: TrainState, epoch: jax.Array) -> tuple[TrainState, Metrics]:
+                whole = learnt.replace(frozen=state.frozen)
+                learnt, metrics = update(whole, batch, jax.random.fold_in(key, epoch))
+                return learnt.replace(frozen={}), metrics
+
+            learnt, metrics = jax.lax.scan(
+                again, state.replace(frozen={}), jnp.arange(stage.epochs)
+            )
+            state = learnt.replace(frozen=state.frozen)
+            metrics = jax.tree.map(lambda x: x.mean(0), metrics)
+        return state.replace(step=state.step + 1), metrics
 
     shardings = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_act(stage: Stage, *, seed: int) -> Callable[[TrainState, Any], Any]:
+    """(state, batch) -> the batch that the step is given: what `stage.act` makes of it, with
+    randomness that is folded from the seed and the step, apart from the step's own."""
+
+    def act(state: TrainState, batch: Any) -> Any:
+        if stage.act is None:
+            return batch
+        key = jax.random.fold_in(jax.random.key(seed ^ ACTING), state.step)
+        return stage.act(merge(state.trainable, state.frozen), batch, key)
+
+    return act
 
 
 def gradients(

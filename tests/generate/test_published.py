@@ -113,7 +113,7 @@ def test_codes_of_one_token(guidance):
     golden = outputs("ar_head/out")
     rows = 8 if guidance == 1 else 4  # the second half is unconditional
     hidden, keys = jnp.asarray(golden["base"][:, 0]), row_keys(jnp.zeros(rows, jnp.uint32))
-    codes = sample_codes(Network(config()), params(), hidden, keys, GREEDY, float(guidance))
+    codes, _ = sample_codes(Network(config()), params(), hidden, keys, GREEDY, float(guidance))
     np.testing.assert_array_equal(codes, golden[f"greedy_cfg{guidance}"])
 
 

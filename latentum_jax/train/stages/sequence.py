@@ -32,8 +32,18 @@ class Pictures(struct.PyTreeNode):
 def read_pictures(model: LatentUM, params: Params, batch: Batch, *, quantize: bool) -> Pictures:
     """Encodes every picture of a batch once, and quantizes it where `quantize`.
 
+    Pixels beside codes are those of the first pictures, which are read alone.
+
     Raises ValueError where features are wanted of pictures that the batch has as codes.
     """
+    if "codes" in batch and "pixels" in batch:
+        features = read_pictures(
+            model, params, {"pixels": batch["pixels"]}, quantize=False
+        ).features
+        rest = batch["codes"].shape[1] - features.shape[1]
+        return Pictures(
+            jnp.pad(features, [(0, 0), (0, rest), (0, 0), (0, 0)]), codes=batch["codes"]
+        )
     if "codes" in batch:
         if not quantize:
             raise ValueError("the data has pictures as codes, this stage reads their features")

@@ -18,8 +18,12 @@ After = Callable[
 ]
 
 
+# (params, batch, key) -> the batch and what was done with it, rows as they were
+Act = Callable[[Params, Any, jax.Array], Any]
+
+
 def unchanged(params: Params) -> Params:
-    """A stage that takes the parameters as they come."""
+    """A stage that takes the parameters as they come, and leaves behind what it has."""
     return params
 
 
@@ -34,6 +38,10 @@ class Stage:
 
     trainable: regular expression over parameter paths; the rest is frozen.
     start: makes the stage's first parameters of the ones it is given.
+    finish: makes the parameters of the model that is written of the stage's last ones.
+    act: what is done with a batch before it is learnt from (rollouts, rewards), by programs of its
+        own and on the host; None for nothing.
+    epochs: how often a batch is learnt from.
     counts: how many places of a batch those terms of the loss are means over that do not have as
         many in every part of a batch; what a batch in parts has to be weighted by.
     extra: further state that the loss reads and `after` updates (code usage), {} for none.
@@ -44,5 +52,8 @@ class Stage:
     loss: Loss
     counts: Callable[[Any], Terms] = as_many
     start: Callable[[Params], Params] = unchanged
+    finish: Callable[[Params], Params] = unchanged
+    act: Act | None = None
+    epochs: int = 1
     extra: Any = dataclasses.field(default_factory=dict)
     after: After | None = None

@@ -1,0 +1,22 @@
+"""GRPO by self-reflection on the tiny model: captions of mazes to latent pictures (section 3.3).
+
+Give it the model to start from: --config.init_from=DIR. The questions are those of captions: size,
+holes, where the player and the goal are, what is at some cells.
+"""
+
+from ml_collections import ConfigDict
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.configs.base import base
+
+
+def get_config() -> ConfigDict:
+    """Stage `grpo`, 8 prompts of 16 rollouts a step."""
+    config = base(LatentUMConfig.tiny())
+    config.stage = "grpo"
+    config.steps, config.checkpoint_every = 300, 50
+    config.optimizer.update({"learning_rate": 2e-4, "warmup": 10, "weight_decay": 0.0})
+    config.data.update({"source": "frozenlake", "rows": 128, "length": 64})
+    config.data.update({"images": 1, "targets": 1, "levels": (3, 4), "weights": (0.5, 0.5)})
+    config.grpo.ask.update({"length": 256, "questions": 14})
+    return config
