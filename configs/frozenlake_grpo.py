@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.stage = "grpo"
     config.steps, config.checkpoint_every = 300, 50
     config.optimizer.update({"learning_rate": 2e-4, "warmup": 10, "weight_decay": 0.0})
-    config.data.update({"source": "frozenlake", "rows": 128, "length": 64})
+    config.data.update({"source": "frozenlake", "rows": 128, "length": 80})
     config.data.update({"images": 1, "targets": 1, "levels": (3, 4), "weights": (0.5, 0.5)})
     config.grpo.ask.update({"length": 256, "questions": 14})
     return config

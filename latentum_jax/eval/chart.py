@@ -1,0 +1,82 @@
+"""Line charts as SVG, for reports that are kept in a repository: text, small, sharp at any size."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+Points = Sequence[tuple[float, float]]
+WIDTH, HEIGHT = 640, 360
+LEFT, RIGHT, TOP, BOTTOM = 56, 176, 36, 44
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
+
+
+def line_chart(
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    x_label: str,
+    y_range: tuple[float, float] | None = None,
+) -> str:
+    """Named lines through points (x, y) as an SVG document, with axes and a legend.
+
+    Raises ValueError where there are no points, or one is not finite.
+    """
+    every = np.array([point for points in series.values() for point in points], float)
+    if not every.size or not np.isfinite(every).all():
+        raise ValueError(f"a chart of {sorted(series)} needs points, all of them finite")
+    x_low, x_high = _span(every[:, 0].min(), every[:, 0].max())
+    y_low, y_high = y_range or _span(every[:, 1].min(), every[:, 1].max())
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        up = (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        _text(LEFT, 22, title, size=14),
+        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, anchor="middle"),
+    ]
+    for y in _ticks(y_low, y_high):
+        _, height = place(x_low, y)
+        parts.append(_line(LEFT, height, WIDTH - RIGHT, height, "#dddddd"))
+        parts.append(_text(LEFT - 6, height + 4, f"{y:g}", anchor="end"))
+    for x in _ticks(x_low, x_high):
+        across, height = place(x, y_low)
+        parts.append(_line(across, height, across, height + 4, "#333333"))
+        parts.append(_text(across, height + 18, f"{x:g}", anchor="middle"))
+    for number, (name, points) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        height = TOP + 14 + 20 * number
+        parts.append(_line(WIDTH - RIGHT + 12, height, WIDTH - RIGHT + 36, height, colour, 2))
+        parts.append(_text(WIDTH - RIGHT + 42, height + 4, name))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _span(low: float, high: float) -> tuple[float, float]:
+    """A range that is not empty."""
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+
+
+def _ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers within a range."""
+    rough = (high - low) / most
+    size = 10.0 ** np.floor(np.log10(rough))
+    step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough)
+    first = np.ceil(low / step - 1e-9)
+    return [float(round(n * step, 10)) for n in np.arange(first, np.floor(high / step + 1e-9) + 1)]
+
+
+def _line(x: float, y: float, to_x: float, to_y: float, colour: str, width: int = 1) -> str:
+    ends = f'x1="{x}" y1="{y}" x2="{to_x}" y2="{to_y}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+    where = f'x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}"'
+    return f"<text {where}>{escape(text)}</text>"
