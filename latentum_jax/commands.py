@@ -245,13 +245,18 @@ def compile_step(args: argparse.Namespace) -> None:
     """`compile --config`."""
     from latentum_jax.eval import fits
     from latentum_jax.files import write_json
+    from latentum_jax.rl import fits as of_grpo
     from latentum_jax.train.recipe import load_config
 
     if args.json is not None:
         not_a_folder(args.json)
     config = load_config(args.config, args.overrides)
-    results = fits.compile_recipe(config, args.target, args.devices)
-    print(fits.table({"config": args.config, **results}))
+    if config.stage == "grpo":
+        results = of_grpo.compile_grpo(config, args.target, args.devices)
+        print(of_grpo.table({"config": args.config, **results}))
+    else:
+        results = fits.compile_recipe(config, args.target, args.devices)
+        print(fits.table({"config": args.config, **results}))
     if args.json is not None:
         write_json(args.json, {"config": args.config, **results})
 

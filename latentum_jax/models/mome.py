@@ -62,7 +62,8 @@ class KVCache(struct.PyTreeNode):
     def empty(cls, batch: int, heads: int, length: int, head_dim: int, dtype: Dtype) -> "KVCache":
         """A cache of `length` slots a row."""
         shape = (batch, heads, length, head_dim)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        zeros = lambda: constrain(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)  # noqa: E731
+        return cls(zeros(), zeros())
 
     @property
     def length(self) -> int:
