@@ -62,9 +62,9 @@ class RowBuilder:
         self._add(self.encode(text), learn=learn)
         return self
 
-    def encoded(self, ids: Sequence[int]) -> "RowBuilder":
-        """Adds what was encoded before, as no label."""
-        self._add(ids)
+    def encoded(self, ids: Sequence[int], *, learn: bool = False) -> "RowBuilder":
+        """Adds what was encoded before, as labels too where `learn`."""
+        self._add(ids, learn=learn)
         return self
 
     def image(

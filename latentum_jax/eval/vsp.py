@@ -15,12 +15,11 @@ from tqdm import tqdm
 from latentum_jax.data.frozenlake.frames import draw, simulate, start_state
 from latentum_jax.data.frozenlake.mazes import (
     LONGEST_PATH,
-    MOVES,
     Maze,
     shortest_path,
     unique_mazes,
 )
-from latentum_jax.data.frozenlake.samples import read_action_plan
+from latentum_jax.data.frozenlake.samples import read_action_plan, read_steps
 from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.imagined import score_images
 from latentum_jax.files import write_json, write_jsonl
@@ -100,18 +99,12 @@ def step_limit(model: LatentUM, mazes: Sequence[Maze]) -> int:
 def read_moves(plan: Plan, mode: Mode) -> str:
     """The moves of a plan, such as "RRD".
 
-    A fine plan makes a move with each step whose text is one letter of L D R U; the first other
-    text ends it. A coarse plan lists its moves after "Action plan:"; where it does not, it makes
-    none.
+    A fine plan makes a move with each step (`samples.read_steps`). A coarse plan lists its moves
+    after "Action plan:"; where it does not, it makes none.
     """
     if mode == "coarse":
         return read_action_plan(plan.text) or ""
-    moves = ""
-    for text in plan.steps:
-        if text not in MOVES:
-            break
-        moves += text
-    return moves
+    return read_steps(plan.steps)
 
 
 def by_level(levels: Sequence[int], solved: Sequence[bool]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What a policy does with a batch of prompts, and what that is worth, as the config says."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from latentum_jax.config import ChatConfig
-from latentum_jax.data.frozenlake.mazes import MOVES
+from latentum_jax.data.frozenlake.samples import read_steps
 from latentum_jax.data.interleaved import RowShape
 from latentum_jax.generate.rows import Limits
 from latentum_jax.models.latentum import LatentUM, Params
@@ -24,7 +24,13 @@ from latentum_jax.rl.rewards import (
     maze_rewards,
     pixel_rewards,
 )
-from latentum_jax.rl.rollouts import draw_rollouts, rollout_rows, rollout_seeds, say_and_draw
+from latentum_jax.rl.rollouts import (
+    draw_rollouts,
+    rollout_rows,
+    rollout_seeds,
+    say_and_draw,
+    texts_of,
+)
 from latentum_jax.rl.self_reward import self_reward
 from latentum_jax.sharding import place_batch, rows_here
 from latentum_jax.tokenizer import Tokenizer
@@ -116,8 +122,7 @@ def _by_pixels(config: ConfigDict, model: LatentUM, tokenizer: Tokenizer) -> One
     z_q = jax.jit(lambda p, codes: model.apply({"params": p}, codes, method="look_up"))
 
     def reward(params: Params, rows: Batch, batch: Batch) -> Rewards:
-        tokens, valid = _own(rows["tokens"]), _own(rows["valid"])
-        prompts = [tokenizer.decode(t[v].tolist()) for t, v in zip(tokens, valid, strict=True)]
+        prompts = texts_of(_own(rows["tokens"]), _own(rows["valid"]), tokenizer)
         images = decoder.decode(_own(z_q(params, rows["codes"][:, 0])), steps=g.steps)
         return pixel_rewards(function, prompts, images)
 
@@ -127,13 +132,15 @@ def _by_pixels(config: ConfigDict, model: LatentUM, tokenizer: Tokenizer) -> One
 def _by_rules(config: ConfigDict, model: LatentUM, tokenizer: Tokenizer) -> One:
     def reward(params: Params, rows: Batch, batch: Batch) -> Rewards:
         mazes = [maze_of(letters) for letters in _own(batch["maze"])]
-        labels = [row[row >= 0].tolist() for row in _own(rows["labels"])]
-        return maze_rewards(mazes, [moves_of(tokenizer.decode(said)) for said in labels])
+        said = [row[row >= 0].tolist() for row in _own(rows["labels"])]
+        return maze_rewards(mazes, [moves_of(own, tokenizer) for own in said])
 
     return reward
 
 
-def moves_of(text: str) -> str:
-    """The moves that a fine plan's words begin with, up to the first word that is none."""
-    count = next((i for i, letter in enumerate(text) if letter not in MOVES), len(text))
-    return text[:count]
+def moves_of(said: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The moves of a fine plan, of all that was said (an `<img>` behind each step, no `</img>`), as
+    an evaluation reads them."""
+    ids = tokenizer.ids
+    text = tokenizer.decode([i for i in said if i != ids.im_end], keep_special=True)
+    return read_steps([step.strip() for step in text.split("<img>")])

@@ -3,6 +3,7 @@
 One copy of the weights serves both: the parameters that are trained, as they lie on the mesh.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,14 +46,15 @@ def draw_rollouts(
     prompts, lengths = batch["tokens"][::group], jnp.sum(batch["valid"], axis=1)
     settings = {"ids": ids, "guided": False}
     caches, first = prefill(model, params, prompts, lengths[::group], **settings)
-    caches, first = _repeat((caches, first), group)
+    caches, first = _repeated((caches, first), group)
     how = {"sampling": sampling, "guidance": 1.0, "scored": True}
     codes, _, scores, _ = draw(model, params, caches, first, lengths, seeds, **how)
     return {"codes": codes[:, None], "sampled": scores.reshape(len(codes), -1)}
 
 
-def _repeat(tree: Any, group: int) -> Any:
-    return jax.jit(lambda tree: jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree))(tree)
+@functools.partial(jax.jit, static_argnums=1)
+def _repeated(tree: Any, group: int) -> Any:
+    return jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree)
 
 
 def say_and_draw(
@@ -88,22 +90,24 @@ def rollout_row(
     """One interleaved rollout as a row of U and G, with `sampled` [M] in the order of
     `score.policy_scores`.
 
-    What the policy said is a label: words, each `<img>`, the end; `</img>` it did not choose.
+    What the policy said is a label: words, each `<img>`, the end. The `</img>` behind a picture it
+    did not choose; one that it says elsewhere is a word.
     """
     ids = tokenizer.ids
     builder = RowBuilder(tokenizer, shape)
     before, after = _around_slots(prompt, ids)
     builder.encoded(before).image(picture, as_codes=False).encoded(after)
     scores: list[tuple[int, float]] = []  # place of a token, and how likely it was
-    drawn = 0
+    drawn, closes = 0, False
     for index in range(int(said["count"])):
         token = int(said["tokens"][index])
-        if token == ids.img_end:
+        if closes:  # the `</img>` of the picture before, which is there already
+            closes = False
             continue
         scores.append((len(builder.tokens), float(said["token_scores"][index])))
         if token == ids.img and drawn < int(said["images"]):
             builder.image(said["codes"][drawn], as_codes=True, target=True, learn=True)
-            drawn += 1
+            drawn, closes = drawn + 1, True
         else:
             builder.encoded([token], learn=True)
     row = builder.finish()

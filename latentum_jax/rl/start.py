@@ -25,6 +25,7 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
     """
     if config.stage != "grpo":
         return others.start_of(config, faults, here)
+    others.check_computing(config)
     check(config)
     folder = starting_model(config)
     ids, tokenizer = folder.tokenizer.ids, folder.tokenizer

@@ -57,14 +57,19 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
 
     Raises ValueError for a config that is wrong.
     """
-    _known("dtype", config.dtype, ("float32", "bfloat16"))
-    _known("remat", config.remat, get_args(Remat))
+    check_computing(config)
     if config.stage in STAGES:
         return _model_start(config, faults, here)
     if config.stage in DECODER_STAGES:
         return _decoder_start(config, faults, here)
     known = (*STAGES, *DECODER_STAGES)
     raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
+
+
+def check_computing(config: ConfigDict) -> None:
+    """ValueError where a config says not how a stage is computed."""
+    _known("dtype", config.dtype, ("float32", "bfloat16"))
+    _known("remat", config.remat, get_args(Remat))
 
 
 def _known(key: str, value: str, known: Sequence[str]) -> None:

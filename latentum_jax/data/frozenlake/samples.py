@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from latentum_jax.data.frozenlake.frames import State, draw, states
-from latentum_jax.data.frozenlake.mazes import Maze, shortest_path
+from latentum_jax.data.frozenlake.mazes import MOVES, Maze, shortest_path
 from latentum_jax.data.frozenlake.questions import DONE, caption
 from latentum_jax.files import whole
 
@@ -72,6 +72,17 @@ def coarse_sample(maze: Maze, prompt: str = COARSE_PROMPT) -> Sample:
         _text(f"Action plan: {','.join(moves)}"),
     ]
     return _sample(f"coarse-{_name(maze)}", prompt, walk[0], answer)
+
+
+def read_steps(steps: Sequence[str]) -> str:
+    """The moves of a fine plan, such as "RRD": one for each step whose text is one letter of
+    L D R U; the first other text ends it."""
+    moves = ""
+    for text in steps:
+        if text not in MOVES:
+            break
+        moves += text
+    return moves
 
 
 def read_action_plan(text: str) -> str | None:
