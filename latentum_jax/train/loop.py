@@ -18,7 +18,7 @@ from latentum_jax.devices import peak_flops
 from latentum_jax.files import locked, write_text
 from latentum_jax.sharding import divide, make_mesh, place_batch, rows_here
 from latentum_jax.train.checkpoint import Checkpoints
-from latentum_jax.train.data import Feed, open_faults
+from latentum_jax.train.data import Feed, open_faults, steps_of
 from latentum_jax.train.flops import count_flops
 from latentum_jax.train.hosts import Agreement, is_first, joined, on_host, wait_for_all
 from latentum_jax.train.monitor import Monitor, metrics_until
@@ -59,6 +59,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
     FloatingPointError where loss or gradients were not finite in more than `max_skipped` steps,
     OSError where a checkpoint cannot be written, Stopped where SIGTERM or Ctrl-C asked for it.
     """
+    config = config.copy_and_resolve_references()
+    config.steps = steps_of(config)
     done = workdir / "model"
     if (done / "config.json").is_file() and _finished(workdir) >= config.steps:
         return done
