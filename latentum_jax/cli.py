@@ -91,6 +91,13 @@ def parser() -> Parser:
     _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl")
     command = _add(evals, "questions", do.eval_questions, checkpoint=True)
     _add_mazes(command, num=40)
+    command = _add(evals, "consistency", do.eval_consistency, checkpoint=True)
+    text = "captions to draw, one a line, instead of those of held-out mazes"
+    _add_mazes(command).add_argument("--captions", type=Path, metavar="FILE", help=text)
+    command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
+    text = "of the codes; 0, the default, takes the likeliest"
+    command.add_argument("--temperature", type=number, default=0.0, help=text)
+    _add_question(command)
     command = _add(evals, "quantizers", do.eval_quantizers)
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)

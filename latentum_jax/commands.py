@@ -145,6 +145,29 @@ def eval_questions(args: argparse.Namespace) -> None:
     print(questions.table(results))
 
 
+def eval_consistency(args: argparse.Namespace) -> None:
+    """Draws captions and compares what the model reads in its images with what it was told."""
+    from latentum_jax.eval import consistency
+    from latentum_jax.generate.sampling import Sampling
+
+    not_a_file(args.out)
+    if args.captions is not None:
+        captions = consistency.read_captions(args.captions)
+    else:
+        captions = consistency.held_out_captions(args.levels, args.num, args.seed)
+    results = consistency.evaluate(
+        load_model(args),
+        captions,
+        args.out,
+        checkpoint=args.checkpoint,
+        question=args.question,
+        sampling=Sampling(temperature=args.temperature),
+        guidance=args.guidance,
+        seed=args.seed,
+    )
+    print(consistency.table([results]), end="")
+
+
 def eval_quantizers(args: argparse.Namespace) -> None:
     """Compares quantizers trained on one model, by the answers given from quantized features."""
     from latentum_jax.eval import quantizers
