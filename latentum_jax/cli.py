@@ -81,6 +81,14 @@ def parser() -> Parser:
     text = "also compute the latents of this decoder's VAE"
     command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
     command.epilog = "--config.data.KEY=VALUE says where the data is"
+    command = _add(commands, "embed", do.embed, checkpoint=True)
+    text = 'texts to embed, {"id", "text"} a line'
+    command.add_argument("--texts", type=Path, metavar="FILE.jsonl", help=text)
+    text = "pictures to embed; the id of one is its file's name"
+    command.add_argument("--images", type=Path, metavar="DIR", help=text)
+    text = "a sentence encoder (BERT) for the texts, instead of --checkpoint"
+    command.add_argument("--sentences", type=Path, metavar="DIR", help=text)
+    command.add_argument("--out", required=True, type=Path, metavar="DIR")
     command = _add(commands, "report", do.report)
     command.add_argument("workdir", type=Path, metavar="WORKDIR")
     evals = commands.add_parser("eval", help="Measures a model.").add_subparsers(

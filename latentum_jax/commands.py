@@ -109,6 +109,21 @@ def precompute(args: argparse.Namespace) -> None:
     print(f"{count} rows in {args.out}")
 
 
+def embed(args: argparse.Namespace) -> None:
+    """Makes embeddings of texts and pictures, for `data.source` embeddings."""
+    from latentum_jax import embed as made
+    from latentum_jax.convert.bert import read_sentences
+
+    not_a_file(args.out)
+    sentences = None if args.sentences is None else read_sentences(args.sentences)
+    needed = args.images is not None or sentences is None
+    model = load_model(args) if needed else None
+    given = {"texts": args.texts, "images": args.images}
+    sizes = made.embed(args.out, **given, sentences=sentences, model=model)
+    for side, (count, width) in sizes.items():
+        print(f"{count} embeddings of width {width} in {args.out / side}.npz")
+
+
 def report(args: argparse.Namespace) -> None:
     """Says how long the steps of a run took, and where its loss was out of the ordinary."""
     from latentum_jax.train import monitor

@@ -288,6 +288,19 @@ class AlignerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SentenceConfig:
+    """A BERT that embeds sentences: all-MiniLM-L6-v2 by default."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    num_layers: int = 6
+    num_heads: int = 12
+    mlp_size: int = 1536
+    max_positions: int = 512
+    layer_norm_eps: float = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
 class ChatConfig:
     """What a model is spoken to with: the system message and the instructions of its planner."""
 

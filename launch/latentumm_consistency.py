@@ -55,9 +55,9 @@ def table(start: dict, found: dict[str, list[dict]], args: argparse.Namespace) -
         f"`python launch/latentumm_consistency.py RUNS --seeds {args.seeds} --steps {args.steps} "
         f"--captions {args.captions}`: {args.steps} steps of `frozenlake_latentumm` from the "
         "bundled model, with its terms and without (stage `sft`: the same batches, noise and "
-        f"steps); measured on {start['captions']} captions of held-out mazes of 3x3 and 4x4 by `latentum eval "
-        "consistency`, drawn greedily with guidance 3. Mean over seeds ± standard deviation; the "
-        "difference is of runs with the same seed.",
+        f"steps); measured on {start['captions']} captions of held-out mazes of 3x3 and 4x4 by "
+        "`latentum eval consistency`, drawn greedily with guidance 3. Mean over seeds ± standard "
+        "deviation; the difference is of runs with the same seed.",
         "",
         "The terms weigh 1, 1 (modal, task) and 0.1 (preference), a hundred times what is "
         "published, and z_v is of the image as it is read back; there is no target, as in the "

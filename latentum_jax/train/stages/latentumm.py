@@ -111,6 +111,12 @@ def alignment_terms(
         "task": task_loss(both, apply(mapped, "unmap")).mean(0),
     }
     if targets is not None:
+        for target in targets:
+            if target.shape[-1] != mapped.shape[-1]:
+                raise ValueError(
+                    f"a target of width {target.shape[-1]}, {mapped.shape[-1]} is that of the "
+                    "mappers (aligner.latent_dim, or the teacher's)"
+                )
         terms["target"] = target_loss(*mapped, *targets)
     z_k = rollouts(jax.random.fold_in(key, 2), both, options.rollouts, options.sigma)
     terms["preference"] = preference_loss(cosine(both[None], apply(z_k))).mean(0)
@@ -128,6 +134,12 @@ def targets_of(
         e_t, e_v = batch["text_embedding"], batch["image_embedding"]
         if teacher is None:
             return e_t, e_v
+        for name, own in (("text", e_t), ("image", e_v)):
+            width = getattr(teacher.config, f"{name}_dim")
+            if own.shape[-1] != width:
+                raise ValueError(
+                    f"{name} embeddings have {own.shape[-1]} numbers, the teacher takes {width}"
+                )
         aligner, own = Aligner(teacher.config), {"params": params["teacher"]}
         made = (
             aligner.apply(own, e_t, method="encode_text"),
