@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def image_latents(model: LatentUM, codes: np.ndarray) -> Float[np.ndarray, "N D"
     return in_batches(lambda batch: run(jnp.asarray(np.stack(batch)), model.ids), codes)
 
 
-def in_batches(make: Callable[[list], jax.Array], items: Sequence) -> np.ndarray:
+def in_batches(make: Callable[[list], Any], items: Sequence) -> np.ndarray:
     """What `make` gives of so many items at once, [N ...] of all of them."""
     made = []
     for batch, real in padded_batches(items, min(BATCH, len(items))):

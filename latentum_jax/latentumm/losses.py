@@ -42,7 +42,7 @@ def rollouts(
     return z + sigma * jax.random.normal(key, (count, *z.shape), z.dtype)
 
 
-def cosine(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+def cosine(a: Float[Array, "*#b d"], b: Float[Array, "*#b d"]) -> Float[Array, "*#b"]:
     """a.b / (|a| |b|), s_k of z and what comes of its k-th rollout; 0 where one is zero."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     squares = jnp.sum(a * a, -1) * jnp.sum(b * b, -1)

@@ -18,6 +18,7 @@ FREE = (
     "remat",
     "loss_chunk",
     "steps",
+    "epochs",
     "checkpoint_every",
     "keep",
     "max_skipped",

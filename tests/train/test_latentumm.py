@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from latentum_jax.config import AlignerConfig
 from latentum_jax.configs.base import base
 from latentum_jax.data.embeddings import write_side
+from latentum_jax.data.faults import Faults
 from latentum_jax.latentumm.aligner import Aligner, init_aligner_params
 from latentum_jax.latentumm.folder import AlignerFolder, write_aligner_folder
 from latentum_jax.latentumm.losses import rollouts
 from latentum_jax.latentumm.mappers import Mappers, init_mapper_params
 from latentum_jax.models.folder import read_folder
 from latentum_jax.models.latentum import LatentUM
+from latentum_jax.train.data import open_feed
 from latentum_jax.train.loop import train_stage
 from latentum_jax.train.stages import STAGES
 from latentum_jax.train.stages.latentumm import (
@@ -90,10 +92,12 @@ def test_latents_are_means_over_their_places():
     hidden = {"und": jnp.array([[[1.0], [10], [20], [2], [9999]]])}
     hidden["gen"] = jnp.array([[[100.0], [200], [9999], [9999]]])
     codes = jnp.zeros((1, 2, 2, 3), jnp.int32)
-    z_t, z_v = latents(None, {}, batch, hidden, codes, None, "sequence")
+    given = random_model()
+    model, ids = LatentUM(given.config), given.tokenizer.ids
+    z_t, z_v = latents(model, {}, batch, hidden, codes, ids, "sequence")
     chex.assert_trees_all_close((z_t, z_v), (jnp.array([[1.5]]), jnp.array([[82.5]])))
     # Without G the slots alone are left: (10 + 20) / 2.
-    _, z_v = latents(None, {}, batch, hidden, None, None, "sequence")
+    _, z_v = latents(model, {}, batch, hidden, None, ids, "sequence")
     np.testing.assert_allclose(z_v, [[15.0]])
 
 
@@ -246,11 +250,25 @@ def test_wrong_configs_are_named(folder, tmp_path):
     assert not (tmp_path / "work" / "model").exists()
 
 
-def test_a_sample_without_embeddings_is_a_bad_one(folder, tmp_path):
-    """Named by the line and by the id that is looked for."""
-    write_side(tmp_path / "e/text.npz", ["a", "b"], np.ones((2, 5)))
-    write_side(tmp_path / "e/image.npz", ["a", "b"], np.ones((2, 5)))
-    config = recipe(folder, data__embeddings=str(tmp_path / "e"), steps=2)
-    train_stage(config, tmp_path / "run")
-    (bad,) = map(json.loads, (tmp_path / "run/bad_samples.jsonl").read_text().splitlines())
+def test_rows_have_the_embeddings_of_their_ids(folder, tmp_path):
+    """Breaks if a row gets another sample's, or one without embeddings trains without a word."""
+    write_side(tmp_path / "e/text.npz", ["b", "a"], np.array([[2.0] * 5, [1.0] * 5]))
+    write_side(tmp_path / "e/image.npz", ["a", "b"], np.array([[3.0] * 5, [4.0] * 5]))
+    config = recipe(folder, data__embeddings=str(tmp_path / "e"))
+    given, faults = random_model(), Faults(tmp_path / "bad.jsonl", 1)
+    feed = open_feed(config, given.config, given.chat, given.tokenizer, faults)
+    rows = [next(feed) for _ in range(4)]
+    feed.close()
+    pairs = {
+        (float(t[0]), float(v[0]), int(n))
+        for batch in rows
+        for t, v, n in zip(
+            batch["text_embedding"],
+            batch["image_embedding"],
+            batch["pixels"][:, 0, 0, 0, 0],
+            strict=True,
+        )
+    }
+    assert pairs == {(1.0, 3.0, 0), (2.0, 4.0, 80)}  # the pictures' red tells whose row it is
+    (bad,) = map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())
     assert "id 'c'" in bad["where"] and "no such id" in bad["reason"]
