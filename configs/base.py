@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
+from latentum_jax.config import AlignerConfig, ChatConfig, DecoderConfig, LatentUMConfig
 
 
 def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigDict:
@@ -11,6 +11,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
         {
             "model": model.to_dict(),
             "decoder": (decoder or DecoderConfig()).to_dict(),
+            "aligner": AlignerConfig().to_dict(),
             "latentum": "",  # pixel_decoder: the model whose z_q is drawn
             "tokenizer": "",
             "chat": vars(ChatConfig()) | {},
@@ -20,6 +21,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "init_from": "",
             "seed": 0,
             "steps": 0,
+            "epochs": 0,  # align, align_dynamics: passes over the embeddings, where steps is 0
             "checkpoint_every": 500,
             "keep": 2,
             "wandb": "",  # a project's name
@@ -45,6 +47,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "path": "",
                 "root": "",  # vqa: folder of the pictures; tfds: of the data sets
                 "split": "train",  # tfds
+                "embeddings": "",  # latentumm: of the samples of a jsonl, by their ids
                 "cache": "",  # for indices, where nothing can be written beside the data
                 "made_by": "",  # records: the fingerprint that they are expected to have
                 "packed": False,  # several samples to a row
@@ -89,6 +92,18 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
             "cut": "exclusive",  # sft: exclusive or inclusive
             "code_noise": 0.15,  # sft: of the codes shown in U
             "stale_tokens": 0.0,  # sft: of the tokens given to G, on average
+            "alignment": {  # latentumm; align and align_dynamics have weights of their own
+                "modal": 0.01,
+                "target": 0.01,
+                "task": 0.01,
+                "generation": 0.0,  # align and align_dynamics alone
+                "preference": 0.001,
+                "rollouts": 2,
+                "sigma": 0.05,
+                "latent": "text",  # align, align_dynamics: text or fused
+                "image": "sequence",  # latentumm: sequence or read
+                "teacher": "none",  # latentumm: none or an aligner's folder
+            },
         }
     )
 

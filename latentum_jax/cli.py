@@ -81,6 +81,14 @@ def parser() -> Parser:
     text = "also compute the latents of this decoder's VAE"
     command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
     command.epilog = "--config.data.KEY=VALUE says where the data is"
+    command = _add(commands, "embed", do.embed, checkpoint=True)
+    text = 'texts to embed, {"id", "text"} a line'
+    command.add_argument("--texts", type=Path, metavar="FILE.jsonl", help=text)
+    text = "pictures to embed; the id of one is its file's name"
+    command.add_argument("--images", type=Path, metavar="DIR", help=text)
+    text = "a sentence encoder (BERT) for the texts, instead of --checkpoint"
+    command.add_argument("--sentences", type=Path, metavar="DIR", help=text)
+    command.add_argument("--out", required=True, type=Path, metavar="DIR")
     command = _add(commands, "report", do.report)
     command.add_argument("workdir", type=Path, metavar="WORKDIR")
     evals = commands.add_parser("eval", help="Measures a model.").add_subparsers(
@@ -91,6 +99,13 @@ def parser() -> Parser:
     _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl")
     command = _add(evals, "questions", do.eval_questions, checkpoint=True)
     _add_mazes(command, num=40)
+    command = _add(evals, "consistency", do.eval_consistency, checkpoint=True)
+    text = "captions to draw, one a line, instead of those of held-out mazes"
+    _add_mazes(command).add_argument("--captions", type=Path, metavar="FILE", help=text)
+    command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
+    text = "of the codes; 0, the default, takes the likeliest"
+    command.add_argument("--temperature", type=number, default=0.0, help=text)
+    _add_question(command)
     command = _add(evals, "quantizers", do.eval_quantizers)
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)

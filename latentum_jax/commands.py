@@ -110,6 +110,21 @@ def precompute(args: argparse.Namespace) -> None:
     print(f"{count} rows in {args.out}")
 
 
+def embed(args: argparse.Namespace) -> None:
+    """Makes embeddings of texts and pictures, for `data.source` embeddings."""
+    from latentum_jax import embed as made
+    from latentum_jax.convert.bert import read_sentences
+
+    not_a_file(args.out)
+    sentences = None if args.sentences is None else read_sentences(args.sentences)
+    needed = args.images is not None or sentences is None
+    model = load_model(args) if needed else None
+    given = {"texts": args.texts, "images": args.images}
+    sizes = made.embed(args.out, **given, sentences=sentences, model=model)
+    for side, (count, width) in sizes.items():
+        print(f"{count} embeddings of width {width} in {args.out / side}.npz")
+
+
 def report(args: argparse.Namespace) -> None:
     """Says how long the steps of a run took, and where its loss was out of the ordinary."""
     from latentum_jax.train import monitor
@@ -144,6 +159,29 @@ def eval_questions(args: argparse.Namespace) -> None:
         load_model(args), args.levels, args.num, args.seed, args.out, checkpoint=args.checkpoint
     )
     print(questions.table(results))
+
+
+def eval_consistency(args: argparse.Namespace) -> None:
+    """Draws captions and compares what the model reads in its images with what it was told."""
+    from latentum_jax.eval import consistency
+    from latentum_jax.generate.sampling import Sampling
+
+    not_a_file(args.out)
+    if args.captions is not None:
+        captions = consistency.read_captions(args.captions)
+    else:
+        captions = consistency.held_out_captions(args.levels, args.num, args.seed)
+    results = consistency.evaluate(
+        load_model(args),
+        captions,
+        args.out,
+        checkpoint=args.checkpoint,
+        question=args.question,
+        sampling=Sampling(temperature=args.temperature),
+        guidance=args.guidance,
+        seed=args.seed,
+    )
+    print(consistency.table([results]), end="")
 
 
 def eval_quantizers(args: argparse.Namespace) -> None:

@@ -256,6 +256,51 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AlignerConfig:
+    """LatentUMM's aligner of text and image embeddings (arXiv 2605.17766).
+
+    The published embeddings are Gemini's, of one width d that z has too; others may differ in it.
+    """
+
+    text_dim: int = 3072
+    image_dim: int = 3072
+    latent_dim: int = 3072
+    hidden_size: int = 1024
+    num_layers: int = 2
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def tiny(cls) -> "AlignerConfig":
+        """Embeddings of 16 and 24 numbers in a latent space of 16."""
+        return cls(text_dim=16, image_dim=24, latent_dim=16, hidden_size=32, num_heads=2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict, as written to config.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AlignerConfig":
+        """The inverse of `to_dict`; unknown or missing keys are an error naming them."""
+        return _from_dict(cls, values, "aligner config")
+
+
+@dataclasses.dataclass(frozen=True)
+class SentenceConfig:
+    """A BERT that embeds sentences: all-MiniLM-L6-v2 by default."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    num_layers: int = 6
+    num_heads: int = 12
+    mlp_size: int = 1536
+    max_positions: int = 512
+    layer_norm_eps: float = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
 class ChatConfig:
     """What a model is spoken to with: the system message and the instructions of its planner."""
 

@@ -11,19 +11,20 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from latentum_jax.config import DecoderConfig, LatentUMConfig, VisionConfig
+from latentum_jax.config import AlignerConfig, DecoderConfig, LatentUMConfig, VisionConfig
 from latentum_jax.data.interleaved import Row, RowBuilder, RowShape, picture_row
 from latentum_jax.decoder import folder as decoder_folder
 from latentum_jax.devices import TARGETS, compile_afresh, describe
 from latentum_jax.eval.hlo import Program
+from latentum_jax.latentumm import folder as aligner_folder
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.sharding import batch_sharding, make_mesh
 from latentum_jax.tokenizer import SpecialIds
 from latentum_jax.train.flops import count_flops
 from latentum_jax.train.loop import check_mesh
 from latentum_jax.train.optim import make_optimizer
-from latentum_jax.train.stages import STAGES
-from latentum_jax.train.start import SEEING, decoder_stage, model_stage
+from latentum_jax.train.stages import ALIGNER_STAGES, STAGES
+from latentum_jax.train.start import SEEING, aligner_stage, decoder_stage, model_stage
 from latentum_jax.train.state import TrainState, abstract_state, make_step
 
 IDS = SpecialIds(*range(6))
@@ -113,6 +114,12 @@ def abstract_steps(config: ConfigDict, mesh: Any) -> tuple[TrainState, Any, Any,
         params = zeros(expected_shapes(model))
         shape = RowShape(config.data.length, config.data.images, config.data.targets, model.vision)
         batch = RowBuilder(Wordless(IDS), shape).finish()
+    elif config.stage in ALIGNER_STAGES:
+        aligner = AlignerConfig.from_dict(config.aligner.to_dict())
+        stage, plain, axes, heads = aligner_stage(config, aligner)
+        params = zeros(aligner_folder.expected_shapes(aligner))
+        widths = {"text": aligner.text_dim, "image": aligner.image_dim}
+        batch = {side: np.zeros(width, np.float32) for side, width in widths.items()}
     else:
         stage, plain, axes, heads = decoder_stage(config, decoder, model)
         seen = zeros(

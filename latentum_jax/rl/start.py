@@ -33,14 +33,15 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
     model, plain = (LatentUM(folder.config, dtype, remat) for remat in (config.remat, "none"))
     roll = rolling(config, plain, folder.chat, tokenizer)
     act = make_act(plain, config, ids, roll, judging(config, plain, tokenizer))
+    stage = grpo_stage(model, config, ids, act)
     return Start(
         folder.params,
-        grpo_stage(model, config, ids, act),
+        stage,
         grpo_stage(plain, config, ids, act),
         grpo_axes(folder.config),
         others.head_counts(folder.config),
         open_prompts(config, folder.config, folder.chat, tokenizer, faults, here),
-        model_writer(folder),
+        model_writer(folder, stage),
     )
 
 

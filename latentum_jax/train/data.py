@@ -8,8 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from ml_collections import ConfigDict
 
-from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig, VisionConfig
+from latentum_jax.config import (
+    AlignerConfig,
+    ChatConfig,
+    DecoderConfig,
+    LatentUMConfig,
+    VisionConfig,
+)
 from latentum_jax.data.datasets import open_tfds
+from latentum_jax.data.embeddings import Embeddings
 from latentum_jax.data.faults import Faults, blaming
 from latentum_jax.data.frozenlake.stream import Bucket, MazePictures, MazeRows, Mazes, batch_of
 from latentum_jax.data.interleaved import (
@@ -71,9 +78,14 @@ def open_feed(
         buckets = [_bucket(rows, **bucket) for bucket in data.buckets]
         return batches(lambda i: some_rows(batch_of(buckets, config.seed, i), here))
     shape = RowShape(data.length, data.images, data.targets, model.vision)
+    if data.embeddings and (data.source != "jsonl" or data.packed):
+        raise ValueError(
+            f"data.embeddings is {data.embeddings!r}, which rows of a jsonl alone have, not packed"
+        )
     if data.source == "jsonl":
         source = InterleavedLines(data.path, cache=_cache(data))
-        make = lambda i: jsonl_row(source, i, tokenizer, shape, chat.system)  # noqa: E731
+        beside = Embeddings(data.embeddings) if data.embeddings else None
+        make = lambda i: jsonl_row(source, i, tokenizer, shape, chat.system, beside)  # noqa: E731
     elif data.source == "vqa":
         source = Conversations(data.path, data.root, cache=_cache(data))
         said = {"system": chat.system}
@@ -128,14 +140,44 @@ def open_texts(data: ConfigDict) -> Any:
     return TarShards(data.path, cache=_cache(data))
 
 
+def open_embeddings(
+    config: ConfigDict, aligner: AlignerConfig, faults: Faults, here: Here = every_row
+) -> Feed:
+    """The same for an aligner: pairs of embeddings, {"text" [d_t], "image" [d_v]} a row."""
+    if config.data.source != "embeddings":
+        raise ValueError(f"data.source is {config.data.source!r}, expected 'embeddings'")
+    widths = {"text": aligner.text_dim, "image": aligner.image_dim}
+    pairs = Embeddings(config.data.path, widths=widths)
+    return _streams(config, pairs.__getitem__, len(pairs), faults, here)
+
+
+def steps_of(config: ConfigDict) -> int:
+    """`steps`, or where that is 0 the steps of `epochs` passes over the embeddings."""
+    if config.steps or not config.epochs or config.data.source != "embeddings":
+        return config.steps
+    return -(-config.epochs * len(Embeddings(config.data.path)) // config.data.rows)
+
+
 def jsonl_row(
-    source: InterleavedLines, index: int, tokenizer: Tokenizer, shape: RowShape, system: str
+    source: InterleavedLines,
+    index: int,
+    tokenizer: Tokenizer,
+    shape: RowShape,
+    system: str,
+    embeddings: Embeddings | None = None,
 ) -> Row:
-    """`interleaved_row` of a sample. Raises BadSample where it cannot be read or does not fit."""
+    """`interleaved_row` of a sample, with its `text_embedding` and `image_embedding` where there
+    are `embeddings`. Raises BadSample where it cannot be read, does not fit, or has none."""
     sample = source[index]
     with blaming(source.where(index)):
         draw = lambda path: np.asarray(load_image(path))  # noqa: E731
-        return interleaved_row(sample, tokenizer, shape, system=system, draw=draw)
+        row = interleaved_row(sample, tokenizer, shape, system=system, draw=draw)
+        if embeddings is None:
+            return row
+        if "id" not in sample:
+            raise ValueError("it has no id, expected one to find its embeddings by")
+        pair = embeddings.of(str(sample["id"]))
+        return row | {f"{side}_embedding": vector for side, vector in pair.items()}
 
 
 def record_row(source: Records, index: int, tokenizer: Tokenizer, shape: RowShape) -> Row:

@@ -18,7 +18,7 @@ from latentum_jax.devices import peak_flops
 from latentum_jax.files import locked, write_text
 from latentum_jax.sharding import divide, make_mesh, place_batch, rows_here
 from latentum_jax.train.checkpoint import Checkpoints
-from latentum_jax.train.data import Feed, Here, open_faults
+from latentum_jax.train.data import Feed, Here, open_faults, steps_of
 from latentum_jax.train.flops import count_flops
 from latentum_jax.train.hosts import Agreement, is_first, joined, on_host, wait_for_all
 from latentum_jax.train.monitor import Monitor, metrics_until
@@ -63,6 +63,8 @@ def train_stage(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> P
     FloatingPointError where loss or gradients were not finite in more than `max_skipped` steps,
     OSError where a checkpoint cannot be written, Stopped where SIGTERM or Ctrl-C asked for it.
     """
+    config = config.copy_and_resolve_references()
+    config.steps = steps_of(config)
     done = workdir / "model"
     if (done / "config.json").is_file() and _finished(workdir) >= config.steps:
         return done
@@ -86,7 +88,7 @@ def train_stage(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> P
         trained, extra = on_host((state.ema or state.trainable, state.extra))
         if is_first():
             _, frozen = split(start.params, start.stage)
-            start.write(done, start.stage.finish(merge(trained, frozen)), extra)
+            start.write(done, merge(trained, frozen), extra)
         wait_for_all(str(done))
     return done
 

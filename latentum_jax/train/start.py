@@ -1,6 +1,7 @@
 """What a run starts with: the parameters, the stage over them, its batches, and how it is kept."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,23 +12,40 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from latentum_jax.config import ChatConfig, DecoderConfig, LatentUMConfig
+from latentum_jax.config import AlignerConfig, ChatConfig, DecoderConfig, LatentUMConfig
 from latentum_jax.convert.decoder import read_decoder
 from latentum_jax.convert.published import open_model
 from latentum_jax.data.faults import Faults
 from latentum_jax.data.frozenlake.stream import corpus
 from latentum_jax.decoder.folder import DecoderFolder, decoder_axes, write_decoder_folder
 from latentum_jax.decoder.pixel_decoder import PixelDecoder, init_decoder_params
+from latentum_jax.files import whole
+from latentum_jax.latentumm.aligner import Aligner, init_aligner_params
+from latentum_jax.latentumm.folder import (
+    AlignerFolder,
+    aligner_axes,
+    read_aligner_folder,
+    write_aligner_folder,
+)
 from latentum_jax.models.folder import ModelFolder, model_axes, write_folder
 from latentum_jax.models.latentum import LatentUM, Params, init_params
 from latentum_jax.models.layers import Remat
+from latentum_jax.models.stored import Lazy, write_safetensors
 from latentum_jax.sharding import Axes
 from latentum_jax.tokenizer import SpecialIds, Tokenizer
-from latentum_jax.train.data import Feed, Here, every_row, open_feed, open_pictures
-from latentum_jax.train.stages import DECODER_STAGES, STAGES
+from latentum_jax.train.data import (
+    Feed,
+    Here,
+    every_row,
+    open_embeddings,
+    open_feed,
+    open_pictures,
+)
+from latentum_jax.train.stages import ALIGNER_STAGES, DECODER_STAGES, STAGES
 from latentum_jax.train.stages.decoder import latent_moments
 from latentum_jax.train.stages.stage import Stage
 
+BESIDE = "beside_model.safetensors"  # what a stage trained that is not the model's
 CALIBRATION_BATCHES = 16
 SEEING = ("vision", "quantizer")  # parts of a model that make z_q of a picture
 Own = tuple[Stage, Stage, Mapping[str, Axes], Mapping[str, int]]  # the same of a `Start`
@@ -62,7 +80,9 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
         return _model_start(config, faults, here)
     if config.stage in DECODER_STAGES:
         return _decoder_start(config, faults, here)
-    known = (*STAGES, *DECODER_STAGES)
+    if config.stage in ALIGNER_STAGES:
+        return _aligner_start(config, faults, here)
+    known = (*STAGES, *DECODER_STAGES, *ALIGNER_STAGES)
     raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
 
 
@@ -81,15 +101,18 @@ def _model_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     folder = starting_model(config)
     own = model_stage(config, folder.config, folder.tokenizer.ids)
     feed = open_feed(config, folder.config, folder.chat, folder.tokenizer, faults, here)
-    return Start(folder.params, *own, feed, model_writer(folder))
+    return Start(folder.params, *own, feed, model_writer(folder, own[0]))
 
 
-def model_writer(folder: ModelFolder) -> Callable[[Path, Params, Mapping[str, Any]], None]:
+def model_writer(
+    folder: ModelFolder, stage: Stage
+) -> Callable[[Path, Params, Mapping[str, Any]], None]:
     """`Start.write` of a stage of the model in this folder."""
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
-        usage = extra.get("usage", folder.usage)
-        write_folder(path, dataclasses.replace(folder, params=params, usage=usage))
+        usage, finished = extra.get("usage", folder.usage), stage.finish(params)
+        write_beside_model(path.with_name(BESIDE), params, finished, stage.trainable)
+        write_folder(path, dataclasses.replace(folder, params=finished, usage=usage))
 
     return write
 
@@ -102,6 +125,16 @@ def model_stage(config: ConfigDict, model: LatentUMConfig, ids: SpecialIds) -> O
         for remat in (config.remat, "none")
     )
     return stage, plain, model_axes(model), head_counts(model)
+
+
+def write_beside_model(path: Path, params: Params, finished: Params, trainable: str) -> None:
+    """What a stage trained and `Stage.finish` takes out of the model, by parameter path."""
+    kept = flatten_dict(finished, sep="/")
+    flat = flatten_dict(params, sep="/").items()
+    added = {name: x for name, x in flat if name not in kept and re.search(trainable, name)}
+    if added:
+        with whole(path) as unfinished:
+            write_safetensors(unfinished, {name: Lazy.of(x) for name, x in added.items()})
 
 
 def decoder_stage(config: ConfigDict, decoder: DecoderConfig, model: LatentUMConfig) -> Own:
@@ -232,6 +265,37 @@ def calibrated(config: DecoderConfig, params: Params, feed: Feed) -> DecoderConf
     mean, square = (float(x) for x in np.mean(found, axis=0))
     vae = dataclasses.replace(config.vae, shift=mean, scale=float((square - mean**2) ** -0.5))
     return dataclasses.replace(config, vae=vae)
+
+
+def _aligner_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
+    """Parameters are the aligner's."""
+    aligner = starting_aligner(config)
+    own = aligner_stage(config, aligner.config)
+    feed = open_embeddings(config, aligner.config, faults, here)
+
+    def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
+        write_aligner_folder(path, AlignerFolder(aligner.config, params))
+
+    return Start(aligner.params, *own, feed, write)
+
+
+def aligner_stage(config: ConfigDict, aligner: AlignerConfig) -> Own:
+    """What a stage of the aligner's is, and what a mesh has to know of its parameters."""
+    stage = ALIGNER_STAGES[config.stage](Aligner(aligner, jnp.dtype(config.dtype)), config)
+    return stage, stage, aligner_axes(aligner), {"aligner.num_heads": aligner.num_heads}
+
+
+def starting_aligner(config: ConfigDict) -> AlignerFolder:
+    """The aligner that a stage starts from: a folder, or nothing but a seed.
+
+    Raises ValueError where the folder's aligner is of other sizes than the config's.
+    """
+    asked = AlignerConfig.from_dict(config.aligner.to_dict())
+    if not config.init_from:
+        return AlignerFolder(asked, init_aligner_params(asked, jax.random.key(config.seed)))
+    folder = read_aligner_folder(config.init_from)
+    _refuse("aligner", differing(folder.config, asked), config.init_from)
+    return folder
 
 
 def differing(given: Any, asked: Any) -> dict[str, tuple[Any, Any]]:

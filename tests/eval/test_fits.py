@@ -24,7 +24,14 @@ def recipe(name, rows, **mesh):
 @compiles
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("mome_pretrain", 16), ("mbaq", 16), ("sft", 64), ("world_model", 32), ("pixel_decoder", 16)],
+    [
+        ("mome_pretrain", 16),
+        ("mbaq", 16),
+        ("sft", 64),
+        ("latentumm", 64),
+        ("world_model", 32),
+        ("pixel_decoder", 16),
+    ],
 )
 def test_every_recipe_compiles_for_a_mesh(name, rows):
     """Breaks if a stage cannot be spread over devices, or if one of them gathers at once more than

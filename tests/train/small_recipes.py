@@ -15,13 +15,16 @@ BUCKETS = {
     "mbaq": bucket("questions", 1.0, 8, 256),
     "mome": bucket("captions", 1.0, 8, 640),
     "sft": bucket("fine", 1.0, 8, 256, (1, 2)),
+    "latentumm": bucket("captions", 1.0, 8, 640),
 }
 
 
 def config_of(stage, model):
     """20 steps of a stage, every weight held in fp32."""
     if stage in BUCKETS:
-        config = stage_config(frozenlake_tiny.get_config(), stage)
+        link = "sft" if stage == "latentumm" else stage
+        config = stage_config(frozenlake_tiny.get_config(), link)
+        config.stage, config.aligner.latent_dim = stage, 16
         config.data.buckets = (BUCKETS[stage],)
         config.init_from = model
     else:

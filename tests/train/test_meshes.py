@@ -20,7 +20,9 @@ def on_meshes(*args):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("stage", ["vlm", "mbaq", "mome", "sft", "vae", "pixel_decoder"])
+@pytest.mark.parametrize(
+    "stage", ["vlm", "mbaq", "mome", "sft", "latentumm", "vae", "pixel_decoder"]
+)
 def test_the_losses_are_those_of_one_device(stage, tmp_path):
     """20 steps in fp32 on 1 device, and on 8 as fsdp x tensor and as data x tensor x sequence.
     Breaks if a sum misses a device, randomness depends on where rows are, or a gradient is counted
