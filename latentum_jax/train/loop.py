@@ -81,7 +81,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> Path:
         trained, extra = on_host((state.ema or state.trainable, state.extra))
         if is_first():
             _, frozen = split(start.params, start.stage)
-            start.write(done, merge(trained, frozen), extra)
+            start.write(done, start.stage.finish(merge(trained, frozen)), extra)
         wait_for_all(str(done))
     return done
 

@@ -19,7 +19,7 @@ After = Callable[
 
 
 def unchanged(params: Params) -> Params:
-    """A stage that takes the parameters as they come."""
+    """Of a stage that takes the parameters as they come, or leaves them as they are."""
     return params
 
 
@@ -34,6 +34,7 @@ class Stage:
 
     trainable: regular expression over parameter paths; the rest is frozen.
     start: makes the stage's first parameters of the ones it is given.
+    finish: makes of the last ones those that are written: what `start` has added goes.
     counts: how many places of a batch those terms of the loss are means over that do not have as
         many in every part of a batch; what a batch in parts has to be weighted by.
     extra: further state that the loss reads and `after` updates (code usage), {} for none.
@@ -44,5 +45,6 @@ class Stage:
     loss: Loss
     counts: Callable[[Any], Terms] = as_many
     start: Callable[[Params], Params] = unchanged
+    finish: Callable[[Params], Params] = unchanged
     extra: Any = dataclasses.field(default_factory=dict)
     after: After | None = None
