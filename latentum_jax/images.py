@@ -85,9 +85,9 @@ def square(
         raise ValueError(f"canvas is {canvas}, expected at least 1 pixel, or None")
     loaded = load_image(image)
     if canvas is None:
-        return np.asarray(loaded.resize((size, size), filters[resample]))
+        return np.asarray(_resized(loaded, (size, size), filters[resample]))
     laid = Image.new("RGB", (size, size))
-    laid.paste(loaded.resize(_laid(loaded.size, size, canvas), filters[resample]))
+    laid.paste(_resized(loaded, _laid(loaded.size, size, canvas), filters[resample]))
     return np.asarray(laid)
 
 
@@ -100,6 +100,11 @@ def unlaid(picture: np.ndarray, shape: tuple[int, int], vision: VisionConfig) ->
     box = (size, size) if vision.canvas is None else _laid(shape, size, vision.canvas)
     part = whole.crop((0, 0, *box))
     return np.asarray(part.resize(shape, Image.Resampling.BILINEAR))
+
+
+def _resized(image: Image.Image, size: tuple[int, int], filter: Image.Resampling) -> Image.Image:
+    # Pillow copies a picture that has the size already.
+    return image if image.size == size else image.resize(size, filter)
 
 
 def _laid(shape: tuple[int, int], size: int, canvas: int) -> tuple[int, int]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BaseTokenizer
 
 SPECIAL = {
@@ -18,6 +20,14 @@ SPECIAL = {
     "img_context": "<IMG_CONTEXT>",
 }
 
+
+WORDS = re.compile(r" ?\S+")
+# What text is cut into before byte pairs are merged.
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 # Where there is no tokenizer.json: Qwen's own files, which transformers puts together.
 SLOW_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -44,6 +54,7 @@ class Tokenizer:
         if missing:
             raise ValueError(f"tokenizer lacks the special tokens {missing}")
         self.ids = SpecialIds(**{name: base.token_to_id(text) for name, text in SPECIAL.items()})
+        self.by_words = _by_words(base)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
@@ -85,11 +96,47 @@ class Tokenizer:
     @functools.lru_cache(maxsize=65536)  # noqa: B019  (a tokenizer lives as long as the program)
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of text; special tokens written in it become their ids."""
-        return tuple(self.base.encode(text, add_special_tokens=False).ids)
+        words = WORDS.findall(text) if self.by_words else ()
+        if len(words) > 1 and sum(map(len, words)) == len(text):  # there is no other white space
+            return tuple(itertools.chain.from_iterable(map(self._word, words)))
+        return self._ids(text)
+
+    @functools.lru_cache(maxsize=262144)  # noqa: B019
+    def _word(self, word: str) -> tuple[int, ...]:
+        """Ids of a word, with the space ahead of it: captions are made of words seen before."""
+        return self._ids(word)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.base.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ids."""
         return self.base.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+
+def _by_words(base: BaseTokenizer) -> bool:
+    """Whether a text's ids are those of its words, each with the space ahead of it.
+
+    So it is where byte pairs are merged inside the matches of Qwen's or of GPT-2's expression, in
+    none of which a space follows anything but white space; where normalising joins nothing to
+    a space; and where no added token takes one in.
+    """
+    before = json.loads(base.pre_tokenizer.__getstate__()) if base.pre_tokenizer else {"type": ""}
+    parts = before.get("pretokenizers", [before])
+    cuts = [p.get("pattern", {}).get("Regex") for p in parts if p["type"] == "Split"]
+    cuts += [GPT_2 for p in parts if p["type"] == "ByteLevel" and p["use_regex"]]
+    return (
+        cuts in ([QWEN], [GPT_2])
+        and {p["type"] for p in parts} <= {"Split", "ByteLevel"}
+        and isinstance(base.model, models.BPE)
+        and not base.model.dropout
+        and (base.normalizer is None or isinstance(base.normalizer, normalizers.NFC))
+        and not (base.truncation or base.padding)
+        and not any(
+            token.lstrip or token.rstrip or not WORDS.fullmatch(token.content)
+            for token in base.get_added_tokens_decoder().values()
+        )
+    )
 
 
 def _read_slow(folder: Path) -> BaseTokenizer:

@@ -3,7 +3,9 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
@@ -112,6 +114,75 @@ def test_it_is_saved_as_one_file(ours, tmp_path):
     for text in TEXTS:
         assert again.encode(text) == ours.encode(text)
         assert again.decode(again.encode(text)) == ours.decode(ours.encode(text))
+
+
+PIECES = (
+    *(
+        "a",
+        "Zoo",
+        "é",
+        "e\u0301",
+        "\u0301",
+        "中",
+        "7",
+        "'s",
+        "'",
+        "don't",
+        "!",
+        "-(",
+        "👍🏽",
+        "<img>",
+    ),
+    *(
+        " ",
+        " ",
+        " ",
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "\u00a0",
+        "\u200b",
+        "\u0085",
+        "<|im_end|>",
+        "\u1100\u1161",
+    ),
+)
+
+
+@pytest.fixture(params=["qwen", "gpt-2"])
+def by_words(request):
+    if request.param == "qwen":
+        return request.getfixturevalue("ours")
+    return Tokenizer.train(["a Zoo of don't, don't and -( -( 7 7"], 300)
+
+
+def test_words_are_read_as_their_text(by_words):
+    """Breaks if a text that is put together of words has other ids than it has as a whole."""
+    rng = np.random.default_rng(0)
+    assert by_words.by_words
+    texts = ["".join(rng.choice(PIECES, rng.integers(1, 12))) for _ in range(2000)]
+    for text in [*TEXTS, *texts]:
+        expected = by_words.base.encode(text, add_special_tokens=False).ids
+        assert list(by_words.encode(text)) == expected, repr(text)
+
+
+@pytest.mark.parametrize("change", ["pre_tokenizer", "normalizer", "token", "truncation"])
+def test_other_tokenizers_read_texts_as_a_whole(change):
+    """Breaks if words are put together where a space may belong to the word before it."""
+    base = Tokenizer.train(["up down"], 300).base
+    if change == "pre_tokenizer":
+        base.pre_tokenizer = pre_tokenizers.Metaspace()
+    elif change == "normalizer":
+        base.normalizer = normalizers.Strip()
+    elif change == "token":
+        base.add_special_tokens([AddedToken("<eats>", rstrip=True)])
+    else:
+        base.enable_truncation(2)
+    tokenizer = Tokenizer(base)
+    for text in ("up down up", "<eats> up down"):
+        expected = base.encode(text, add_special_tokens=False).ids
+        assert list(tokenizer.encode(text)) == expected and not tokenizer.by_words
 
 
 @pytest.fixture

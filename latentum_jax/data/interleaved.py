@@ -8,9 +8,10 @@ the picture and itself (see `models.attention`), so that a picture is encoded on
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,16 +41,24 @@ class RowShape:
     codebooks: int = 0  # of those codes
 
 
+class _Part(NamedTuple):
+    """Tokens one behind the other: `first` is the position of the first of them, `index` its entry
+    of `image_index` where they are the slots of a picture."""
+
+    ids: Sequence[int]
+    learn: bool
+    block: int
+    first: int
+    index: int | None
+
+
 class RowBuilder:
     """Collects tokens and pictures in reading order; `finish` pads them into a row."""
 
     def __init__(self, tokenizer: Tokenizer, shape: RowShape):
         self.ids, self.encode, self.shape = tokenizer.ids, tokenizer.encode, shape
-        self.tokens: list[int] = []
-        self.labels: list[int] = []
-        self.position: list[int] = []
-        self.block: list[int] = []
-        self.image_index: list[int] = []
+        self.parts: list[_Part] = []
+        self.length = 0
         self.pixels: list[np.ndarray] = []
         self.as_codes: list[bool] = []
         self.targets: list[tuple[int, int]] = []
@@ -79,12 +88,12 @@ class RowBuilder:
         if target:
             self.targets.append((slot, self.next_position))
         self._add([self.ids.img], learn=learn)
-        first, count = slot * self.shape.vision.num_tokens, self.shape.vision.num_tokens
-        self._add([self.ids.img_context] * count, index=range(first, first + count))
+        count = self.shape.vision.num_tokens
+        self._add([self.ids.img_context] * count, index=slot * count)
         self._add([self.ids.img_end])
         return self
 
-    def drawn(self, pixels: np.ndarray) -> "RowBuilder":
+    def drawn(self, pixels: np.ndarray | None) -> "RowBuilder":
         """Adds a picture that ends the row: only its G block stands after the text."""
         self.targets.append((self._store(pixels, True), self.next_position))
         return self
@@ -99,37 +108,32 @@ class RowBuilder:
 
     def room(self) -> int:
         """Tokens that still fit."""
-        return self.shape.length - len(self.tokens)
+        return self.shape.length - self.length
 
     def finish(self, *, square_averaging: bool = False) -> Row:
         """The padded row, its labels of equal weight unless `square_averaging`.
 
         Raises ValueError where tokens, pictures or targets do not fit.
         """
+        return self.without_pictures(square_averaging=square_averaging) | padded_pictures(
+            self.pixels, self.shape
+        )
+
+    def without_pictures(self, *, square_averaging: bool = False) -> Row:
+        """`finish`, its pictures to be added by `padded_pictures`."""
         s = self.shape
         for given, most, what in (
-            (len(self.tokens), s.length, "tokens"),
+            (self.length, s.length, "tokens"),
             (len(self.pixels), s.images, "images"),
             (len(self.targets), s.targets, "target images"),
         ):
             if given > most:
                 raise ValueError(f"a sample has {given} {what}, at most {most} fit")
+        row = self._by_token()
+        if square_averaging:
+            row["weights"] = square_averaged(row["labels"], row["block"])
         slots, places = zip(*self.targets, strict=True) if self.targets else ((), ())
-        block = np.asarray(self.block, np.int32)
-        context = np.where(block > 0, self.prefix - 1, self.position)
-        labels = np.asarray(self.labels, np.int32)
-        weights = square_averaged(labels, block) if square_averaging else labels >= 0
-        return {
-            "tokens": _pad(self.tokens, s.length, self.ids.pad),
-            "labels": _pad(labels, s.length, IGNORE),
-            "weights": _pad(weights, s.length, 0.0),
-            "position": _pad(self.position, s.length, 0),
-            "block": _pad(block, s.length, 0),
-            "context": _pad(context, s.length, 0),
-            "base": np.zeros(s.length, np.int32),
-            "valid": np.arange(s.length) < len(self.tokens),
-            "image_index": _pad(self.image_index, s.length, -1),
-            **_pictures(self.pixels, s),
+        return row | {
             "as_codes": _pad(self.as_codes, s.images, False),
             "target_slot": _pad(slots, s.targets, 0),
             "target_position": _pad(places, s.targets, 0),
@@ -137,21 +141,46 @@ class RowBuilder:
             "target_base": np.zeros(s.targets, np.int32),
         }
 
-    def _store(self, pixels: np.ndarray, as_codes: bool) -> int:
+    def _by_token(self) -> Row:
+        """What a row has T of."""
+        length = self.shape.length
+        tokens = np.full(length, self.ids.pad, np.int32)
+        labels, index = np.full(length, IGNORE, np.int32), np.full(length, -1, np.int32)
+        position, block, context, base = np.zeros((4, length), np.int32)
+        end = 0
+        for part in self.parts:
+            here = slice(end, end := end + len(part.ids))
+            tokens[here] = part.ids
+            position[here] = np.arange(part.first, part.first + len(part.ids))
+            if part.learn:
+                labels[here] = tokens[here]
+            if part.block:
+                block[here], context[here] = part.block, self.prefix - 1
+            else:
+                context[here] = position[here]
+            if part.index is not None:
+                index[here] = np.arange(part.index, part.index + len(part.ids))
+        return {
+            "tokens": tokens,
+            "labels": labels,
+            "weights": (labels >= 0).astype(np.float32),
+            "position": position,
+            "block": block,
+            "context": context,
+            "base": base,
+            "valid": np.arange(length) < self.length,
+            "image_index": index,
+        }
+
+    def _store(self, pixels: np.ndarray | None, as_codes: bool) -> int:
         self.pixels.append(pixels)
         self.as_codes.append(as_codes)
         return len(self.pixels) - 1
 
-    def _add(
-        self, ids: Sequence[int], *, learn: bool = False, index: Sequence[int] | None = None
-    ) -> None:
-        count = len(ids)
-        self.tokens += ids
-        self.labels += ids if learn else [IGNORE] * count
-        self.position += range(self.next_position, self.next_position + count)
-        self.block += [self.block_now] * count
-        self.image_index += [-1] * count if index is None else index
-        self.next_position += count
+    def _add(self, ids: Sequence[int], *, learn: bool = False, index: int | None = None) -> None:
+        self.parts.append(_Part(ids, learn, self.block_now, self.next_position, index))
+        self.length += len(ids)
+        self.next_position += len(ids)
 
 
 def square_averaged(labels: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -172,7 +201,7 @@ def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarr
     return out
 
 
-def _pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
+def padded_pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
     """Pictures and black ones behind them, `pixels` uint8 [J P P 3]; or, where they were encoded
     before, `codes` int32 [J L C]; with `shape.given` both."""
     side, count = shape.vision.image_size, shape.images
@@ -204,6 +233,26 @@ def picture_row(image: ImageLike, vision: VisionConfig, side: int) -> Row:
 def stack(rows: Sequence[Row]) -> Row:
     """Rows into a batch: a leading axis B."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class Stack:
+    """`stack` of rows that come one by one, in any order and from any thread, to their places."""
+
+    def __init__(self, count: int, rows: Row | None = None):
+        """`rows`: arrays of an earlier batch, which are written over."""
+        self.count, self.rows = count, rows or {}
+        self._lock = threading.Lock()
+
+    def put(self, place: int, row: Row) -> None:
+        """Copies a row to its place. Raises ValueError where its shapes are not those of others."""
+        with self._lock:
+            if not self.rows:
+                self.rows = {n: np.empty((self.count, *x.shape), x.dtype) for n, x in row.items()}
+        for name, whole in self.rows.items():
+            if whole.shape[1:] != row[name].shape:
+                shape, other = list(row[name].shape), list(whole.shape[1:])
+                raise ValueError(f"rows whose {name} are {shape} and {other} do not make a batch")
+            whole[place] = row[name]
 
 
 def interleaved_row(
@@ -267,7 +316,15 @@ def question_row(
 def caption_row(caption: str, picture: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:
     """Raw caption text and the G block of its picture: text to image (section 3.2). `picture` is
     uint8 [P P 3], or what it was encoded to, int [L C]."""
-    return RowBuilder(tokenizer, shape).text(caption).drawn(picture).finish()
+    return caption_row_later(caption, lambda: picture, tokenizer, shape)()
+
+
+def caption_row_later(
+    caption: str, see: Callable[[], np.ndarray], tokenizer: Tokenizer, shape: RowShape
+) -> Callable[[], Row]:
+    """`caption_row` in two steps: tokens now; `see`, which gives the picture, when it is called."""
+    row = RowBuilder(tokenizer, shape).text(caption).drawn(None).without_pictures()
+    return lambda: row | padded_pictures([see()], shape)
 
 
 class InterleavedLines:

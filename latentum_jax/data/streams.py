@@ -5,37 +5,68 @@ another. So a batch depends on the seed and on how far its rows have read alone,
 each process makes its own rows, and a run that goes on reads what it would have read.
 """
 
-import queue
-import threading
+import functools
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from latentum_jax.data.faults import BadSample, Faults
-from latentum_jax.data.interleaved import Row, RowShape, stack
+from latentum_jax.data.interleaved import Row, RowShape, Stack
 from latentum_jax.data.packing import fits, pack, size_of
 
 SAMPLES = 64  # in a row at most
 PICKS = 1000  # so many broken samples one after another, and there are no good ones
+LOT = 8  # rows that a thread makes in one go
+HELD = 3  # references to an array in a dict that is walked through
+FEW = 1 << 16  # numbers of samples that are kept in memory in an epoch's order
+
+
+Draft = Row | Callable[[], Row]
+
+
+class Order:
+    """0 to count - 1 in another order every epoch, epoch behind epoch: order[number], endless."""
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
+        self._epoch = functools.lru_cache(4)(self._shuffled)  # streams may stand in different ones
+
+    def __getitem__(self, number: int) -> int:
+        epoch, place = divmod(number, self.count)
+        return self._epoch(epoch)(place)
+
+    def _shuffled(self, epoch: int) -> Callable[[int], int]:
+        """From places in an epoch to samples."""
+        seeds = np.random.SeedSequence((self.seed, epoch))
+        if self.count <= FEW:  # of which index_shuffle takes up to 0.1 ms each
+            return np.random.default_rng(seeds).permutation(self.count).tolist().__getitem__
+        options = {
+            "max_index": self.count - 1,
+            "seed": int(seeds.generate_state(1)[0]),
+            "rounds": 4,
+        }
+        return lambda place: index_shuffle(place, **options)
 
 
 class Streams(Iterator[Row]):
     """An endless iterator over batches, made ahead in threads.
 
-    make: sample number -> a row that holds it alone; raises BadSample for one that cannot be used,
-      which `faults` counts and the next of its stream stands for. count: how many samples there
-      are. rows: in a batch; here: those that are made. shape: what samples are packed into; None
-      gives each a row of its own.
+    make: sample number -> a row that holds it alone, or a function that makes it, where a picture
+      is to be decoded; both raise BadSample for one that cannot be used, which `faults` counts and
+      the next of its stream stands for. count: how many samples there are. rows: in a batch; here:
+      those that are made. shape: what samples are packed into; None gives each a row of its own.
 
     `get_state` is where the rows made here stand behind the batch that came last, 0 for others.
     """
 
     def __init__(
         self,
-        make: Callable[[int], Row],
+        make: Callable[[int], Draft],
         count: int,
         *,
         seed: int,
@@ -46,23 +77,27 @@ class Streams(Iterator[Row]):
         threads: int = 1,
         ahead: int = 2,
     ):
-        self.make, self.rows, self.here, self.shape, self.faults = make, rows, here, shape, faults
-        self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+        self.make, self.rows, self.shape, self.faults = make, rows, shape, faults
+        self.here = range(rows)[here]
+        self.order = Order(count, seed)
         self.threads, self.ahead = threads, ahead
         self.read = np.zeros(rows, np.int64)  # samples of each stream
-        self._made: queue.Queue | None = None
-        self._stop = threading.Event()
+        self._pool: ThreadPoolExecutor | None = None
+        self._made: deque[tuple[Stack, list[Future[list[int]]]]] = deque()
+        self._kept: deque[Row] = deque(maxlen=ahead + 2)
 
     def __next__(self) -> Row:
-        if self._made is None:
-            self._made = queue.Queue(self.ahead)
-            threading.Thread(target=self._work, args=(self.read.copy(),), daemon=True).start()
-        found = self._made.get()
-        if isinstance(found, BaseException):
-            self._made.put(found)  # whoever asks again gets it again
-            raise found
-        batch, self.read = found
-        return batch
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads)
+        while len(self._made) <= self.ahead:
+            self._begin()
+        batch, after = self._made[0]  # stays where a row raises: whoever asks again gets it again
+        # The last lot is the last to be ready: waited for first, it wakes this thread alone.
+        read = [lot.result() for lot in reversed(after)][::-1]
+        self._made.popleft()
+        self._kept.append(batch.rows)
+        self.read[self.here] = [far for lot in read for far in lot]
+        return dict(batch.rows)
 
     def get_state(self) -> dict[str, Any]:
         """For `set_state`, as JSON has it."""
@@ -70,57 +105,93 @@ class Streams(Iterator[Row]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from there. Raises ValueError once batches have been asked for."""
-        if self._made is not None:
+        if self._pool is not None:
             raise ValueError("the streams are read already, set where they stand before that")
         self.read = np.asarray(state["read"], np.int64)
 
     def close(self) -> None:
         """Lets the threads go."""
-        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, read: np.ndarray) -> None:
-        with ThreadPoolExecutor(self.threads) as pool:
-            while not self._stop.is_set():
-                try:
-                    places, after = range(self.rows)[self.here], read.copy()
-                    made, after[self.here] = zip(
-                        *pool.map(self._row, places, read[self.here].tolist()), strict=True
-                    )
-                    found, read = (stack(made), after), after
-                except BaseException as error:  # for the thread that asks
-                    found = error
-                self._put(found)
-                if isinstance(found, BaseException):
-                    return
+    def _begin(self) -> None:
+        """Has another batch made, each lot of its rows once their streams have been read so far.
 
-    def _put(self, found: Any) -> None:
-        while not self._stop.is_set():
-            try:
-                return self._made.put(found, timeout=0.5)
-            except queue.Full:
-                continue
+        No thread waits for a batch to be whole. Lots are taken up in their order, so that one that
+        waits for its streams waits for a lot that was taken up before it.
+        """
+        batch = Stack(len(self.here), self._spare())
+        size = max(1, min(LOT, len(self.here) * self.ahead // self.threads))
+        lots = [range(len(self.here))[i : i + size] for i in range(0, len(self.here), size)]
+        read = self.read[self.here].tolist()
+        before = self._made[-1][1] if self._made else [_known([read[i] for i in x]) for x in lots]
+        after = [
+            self._pool.submit(self._fill, batch, places, far)
+            for places, far in zip(lots, before, strict=True)
+        ]
+        self._made.append((batch, after))
 
-    def _row(self, row: int, read: int) -> tuple[Row, int]:
+    def _spare(self) -> Row:
+        """Arrays of a batch that nobody holds any more: new ones would be zeroed by the system."""
+        for _ in range(len(self._kept)):
+            rows = self._kept.popleft()
+            if all(sys.getrefcount(x) <= HELD for x in rows.values()):
+                return rows
+            self._kept.append(rows)
+        return {}
+
+    def _fill(self, batch: Stack, places: range, before: Future[list[int]]) -> list[int]:
+        """Puts the next rows of some streams into a batch; how far they have been read then.
+
+        Their words are made into tokens one behind the other, while code and vocabulary lie in the
+        processor's caches, out of which each picture drives them.
+        """
+        read = before.result()
+        numbers = [n * self.rows + self.here[i] for i, n in zip(places, read, strict=True)]
+        drafts = {number: self._draft(number) for number in numbers}
+        after = []
+        for place, far in zip(places, read, strict=True):
+            made, far = self._row(self.here[place], far, drafts)
+            batch.put(place, made)
+            after.append(far)
+        return after
+
+    def _row(self, row: int, read: int, drafts: dict[int, Draft | BadSample]) -> tuple[Row, int]:
         """The next row of a stream, and how far it has been read then."""
-        first, read = self._sample(row, read)
+        first, read = self._sample(row, read, drafts)
         if self.shape is None:
             return first, read
         parts, sizes = [first], [size_of(first, self.shape)]
         while len(parts) < SAMPLES:
-            another, further = self._sample(row, read)
+            another, further = self._sample(row, read, drafts)
             size = size_of(another, self.shape)
             if not fits([*sizes, size], self.shape):
                 break  # it begins the next row
             parts, sizes, read = [*parts, another], [*sizes, size], further
         return pack(parts, self.shape), read
 
-    def _sample(self, row: int, read: int) -> tuple[Row, int]:
+    def _sample(self, row: int, read: int, drafts: dict[int, Draft | BadSample]) -> tuple[Row, int]:
         """The next good sample of a stream."""
-        for attempt in range(PICKS):
+        for attempt in range(read, read + PICKS):
+            number = attempt * self.rows + row
+            draft = drafts.pop(number) if number in drafts else self._draft(number)
             try:
-                made = self.make(self.order[(read + attempt) * self.rows + row])
-                return made, read + attempt + 1
+                if isinstance(draft, BadSample):
+                    raise draft
+                return draft() if callable(draft) else draft, attempt + 1
             except BadSample as error:
                 self.faults.note(error)
                 last = error
         raise ValueError(f"{PICKS} samples one after another are broken: the last is {last}")
+
+    def _draft(self, number: int) -> Draft | BadSample:
+        try:
+            return self.make(self.order[number])
+        except BadSample as error:
+            return error
+
+
+def _known(read: list[int]) -> Future[list[int]]:
+    future: Future[list[int]] = Future()
+    future.set_result(read)
+    return future

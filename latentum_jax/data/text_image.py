@@ -1,11 +1,12 @@
 """A text and its picture: what sources of them give, and the row that text to image trains on."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from latentum_jax.data.faults import blaming
-from latentum_jax.data.interleaved import Row, RowShape, caption_row
+from latentum_jax.data.interleaved import Row, RowShape, caption_row_later
 from latentum_jax.images import see
 from latentum_jax.tokenizer import Tokenizer
 
@@ -19,11 +20,15 @@ class TextImage:
     image: bytes | np.ndarray
 
 
-def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> Row:
-    """`caption_row` of a sample.
+def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> Callable[[], Row]:
+    """`caption_row_later` of a sample.
 
-    Raises BadSample where its picture cannot be read or its text does not fit.
+    Raises BadSample where its text does not fit, and when called where its picture cannot be read.
     """
+
+    def seen() -> np.ndarray:
+        with blaming(sample.where):
+            return see(sample.image, shape.vision)
+
     with blaming(sample.where):
-        pixels = see(sample.image, shape.vision)
-        return caption_row(sample.text, pixels, tokenizer, shape)
+        return caption_row_later(sample.text, seen, tokenizer, shape)

@@ -45,7 +45,7 @@ def test_a_row_of_an_entry(small):
     Image.fromarray(RGB).save(file := io.BytesIO(), "PNG")
     shape = RowShape(40, 1, 1, SMALL.vision)
     rows = [
-        text_image_row(only({"image": image, "text": "up"}), small.tokenizer, shape)
+        text_image_row(only({"image": image, "text": "up"}), small.tokenizer, shape)()
         for image in (RGB, file.getvalue())
     ]
     np.testing.assert_array_equal(rows[0]["pixels"], rows[1]["pixels"])

@@ -7,7 +7,7 @@ import pytest
 
 from latentum_jax.data.faults import BadSample, Faults
 from latentum_jax.data.interleaved import RowShape
-from latentum_jax.data.streams import Streams
+from latentum_jax.data.streams import Order, Streams
 from tests.small import SMALL
 
 ROWS, COUNT = 4, 10
@@ -110,6 +110,54 @@ def test_rows_are_filled_until_the_next_does_not_fit():
         assert len(tokens) >= 4  # another of at most 3 would fit
     order = [feed.order[i] for i in range(len(said))]
     assert said == order and feed.get_state() == {"read": [len(said)]}
+
+
+def test_arrays_are_written_over_once_nobody_holds_them():
+    """Breaks if a batch that is still held changes, also if but a part of it is, or if every batch
+    takes new memory, which the system zeroes page by page."""
+    expected = take(streams(), 12).tolist()
+    feed = streams()
+    held = [next(feed)["number"][1:] for _ in range(6)]
+    used = set()
+    for values in expected[6:]:
+        batch = next(feed)
+        assert batch["number"].tolist() == values
+        used.add(batch.pop("number").ctypes.data)
+    assert [x.tolist() for x in held] == [values[1:] for values in expected[:6]]
+    assert len(used) < 6
+
+
+def test_rows_of_another_shape_make_no_batch():
+    """Breaks if a row is stretched to the others' shape."""
+    feed = streams(lambda number: {"number": np.zeros(1 + number % 2)})
+    with pytest.raises(ValueError, match="rows whose number are .* do not make a batch"):
+        next(feed)
+
+
+def test_pictures_may_be_broken_after_their_text():
+    """A row is made in two steps. Breaks if a sample whose second step fails is not replaced by the
+    next of its own stream, or is not counted."""
+    faults = Faults(None, 3)
+
+    def later(number):
+        return lambda: broken_seven(number)
+
+    feed, plain = streams(later, faults=faults), streams(broken_seven)
+    np.testing.assert_array_equal(take(feed, 6), take(plain, 6))
+    assert faults.seen() == {"shard.tar, 7"} and feed.get_state() == plain.get_state()
+
+
+@pytest.mark.parametrize("count", [10, 70_000])
+def test_an_epochs_order_is_a_permutation(count):
+    """Of few samples and of many. Breaks if a sample is missed, or epochs or seeds are alike."""
+    order = Order(count, 1)
+    first = [order[i] for i in range(count)]
+    assert sorted(first) == list(range(count)) != first
+    assert (
+        [order[count + i] for i in range(10)]
+        != first[:10]
+        != [Order(count, 2)[i] for i in range(10)]
+    )
 
 
 def test_closed_streams_let_their_threads_go():

@@ -23,7 +23,7 @@ def picture():
 
 def test_a_row_is_that_of_its_caption(small):
     """Breaks if a picture in memory is read otherwise than one in a file or an array."""
-    made = text_image_row(TextImage("here", "up down", picture()), small.tokenizer, SHAPE)
+    made = text_image_row(TextImage("here", "up down", picture()), small.tokenizer, SHAPE)()
     pixels = see(Image.open(io.BytesIO(picture())), SMALL.vision)
     for name, value in caption_row("up down", pixels, small.tokenizer, SHAPE).items():
         np.testing.assert_array_equal(made[name], value)
@@ -37,4 +37,4 @@ def test_what_cannot_be_used_is_named(small, text, image, said):
     """Breaks if one of a million samples ends a run, or nobody knows which it was."""
     sample = TextImage("a.tar, 7.jpg", text, image or picture())
     with pytest.raises(BadSample, match=f"^a.tar, 7.jpg: .*{said}"):
-        text_image_row(sample, small.tokenizer, SHAPE)
+        text_image_row(sample, small.tokenizer, SHAPE)()

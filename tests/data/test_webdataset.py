@@ -233,7 +233,7 @@ def test_a_row_of_a_sample(shards, small):
     shape = RowShape(40, 1, 1, SMALL.vision)
     decoded = Image.open(io.BytesIO(picture(2)))
     expected = caption_row("text 2", see(decoded, SMALL.vision), small.tokenizer, shape)
-    row = text_image_row(sample, small.tokenizer, shape)
+    row = text_image_row(sample, small.tokenizer, shape)()
     assert row.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(row[name], value)
@@ -251,7 +251,7 @@ def test_samples_that_make_no_row(tmp_path, small, data, text, message):
     """They are taken for broken ones, by name, not for an end of the run."""
     path = write_tar(tmp_path / "a.tar", [("0.jpg", data), ("0.txt", text.encode())])
     with pytest.raises(BadSample, match=rf"a\.tar, 0\.jpg: .*{message}"):
-        text_image_row(TarShards(path)[0], small.tokenizer, RowShape(40, 1, 1, SMALL.vision))
+        text_image_row(TarShards(path)[0], small.tokenizer, RowShape(40, 1, 1, SMALL.vision))()
 
 
 def test_a_text_may_be_long_json(tmp_path):

@@ -3,6 +3,7 @@
 Every run has the same four steps, so that a stage is compiled once for the whole file.
 """
 
+import dataclasses
 import signal
 
 import chex
@@ -231,6 +232,21 @@ def test_mome_starts_from_the_understanding_branch(start):
     stage = STAGES["mome"](LatentUM(folder.config), config, folder.tokenizer.ids)
     layers = stage.start(folder.params)["language"]["layers"]
     chex.assert_trees_all_equal(layers["gen"], layers["und"])
+
+
+def test_what_a_stage_adds_does_not_stay(start, tmp_path, monkeypatch):
+    """Breaks if a model is written with what its stage has added, before `finish` takes it out."""
+    made = STAGES["mome"]
+
+    def adds(*args):
+        stage = made(*args)
+        take_out = lambda params: {n: x for n, x in params.items() if n != "added"}  # noqa: E731
+        return dataclasses.replace(
+            stage, start=lambda p: stage.start(p) | {"added": np.zeros(3)}, finish=take_out
+        )
+
+    monkeypatch.setitem(STAGES, "mome", adds)
+    assert changed(start, train_stage(config_of("mome", start), tmp_path))
 
 
 def test_wrong_configs_are_named(start, tmp_path):
