@@ -213,7 +213,7 @@ def padded_pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
         codes = np.zeros((count, shape.vision.num_tokens, shape.codebooks), np.int32)
         for place, picture in zip(codes[shape.given :], drawn, strict=False):
             place[:] = picture
-        return {**_pictures(seen, first), "codes": codes}
+        return {**padded_pictures(seen, first), "codes": codes}
     encoded = bool(given) and given[0].ndim == 2
     name, one = ("codes", given[0].shape) if encoded else ("pixels", (side, side, 3))
     if len(given) == count == 1 and not encoded:

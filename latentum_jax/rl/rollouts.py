@@ -104,7 +104,7 @@ def rollout_row(
         if closes:  # the `</img>` of the picture before, which is there already
             closes = False
             continue
-        scores.append((len(builder.tokens), float(said["token_scores"][index])))
+        scores.append((builder.length, float(said["token_scores"][index])))
         if token == ids.img and drawn < int(said["images"]):
             builder.image(said["codes"][drawn], as_codes=True, target=True, learn=True)
             drawn, closes = drawn + 1, True

@@ -46,7 +46,7 @@ class QuestionShape:
         """The least that all of these fit into."""
         builders = [_ask(asked, tokenizer, vision, system)[0] for asked in questions]
         return cls(
-            max(len(builder.tokens) for builder in builders),
+            max(builder.length for builder in builders),
             max(len(asked) for asked in questions),
             max(len(question.options) for asked in questions for question in asked),
         )
@@ -135,7 +135,7 @@ def _ask(
     for question in questions:
         begin, following = answer_tokens(question, tokenizer)
         builder.question().text(question.text + tail).encoded(begin)
-        places.append(len(builder.tokens) - 1)
+        places.append(builder.length - 1)
         options.append(following)
     return builder, places, options
 
@@ -151,7 +151,7 @@ def _row(
     for given, most, what in (
         (len(questions), shape.questions, "questions"),
         (max(map(len, options)), shape.options, "options of a question"),
-        (len(builder.tokens), shape.length, "tokens"),
+        (builder.length, shape.length, "tokens"),
     ):
         if given > most:
             raise ValueError(f"a picture has {given} {what}, at most {most} fit")
