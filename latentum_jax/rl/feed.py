@@ -173,7 +173,10 @@ def _jsonl(file: Path, faults: Faults) -> list[tuple[str, str]]:
 def _lines(file: Path) -> list[tuple[str, str]]:
     if not file.is_file():
         raise ValueError(f"{file}: there is no such file")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8: {error}") from error
     return [(f"{file}, line {n}", text.strip()) for n, text in enumerate(lines, 1) if text.strip()]
 
 

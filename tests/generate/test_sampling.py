@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import torch
 
-from latentum_jax.generate.sampling import GREEDY, Sampling, fold, row_keys, sample
+from latentum_jax.generate.sampling import GREEDY, Sampling, fold, log_prob, row_keys, sample
 
 
 def test_a_row_draws_the_same_alone():
@@ -30,3 +32,16 @@ def test_bad_values_are_named():
     for bad in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(ValueError, match="expected temperature"):
             Sampling(**bad)
+
+
+def test_scores_against_torch():
+    """The policy is softmax(logits / temperature): breaks if the temperature is left out, or logits
+    in half precision are scored in it."""
+    rng = np.random.default_rng(0)
+    logits = (4 * rng.standard_normal((3, 2, 9))).astype(np.float16)
+    tokens = rng.integers(0, 9, (3, 2))
+    expected = torch.tensor(logits, dtype=torch.float64).div(0.7).log_softmax(-1)
+    expected = expected.gather(-1, torch.tensor(tokens)[..., None])[..., 0]
+    found = log_prob(jnp.asarray(logits), jnp.asarray(tokens), 0.7)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

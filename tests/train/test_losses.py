@@ -11,6 +11,7 @@ from latentum_jax.train.losses import (
     code_loss,
     kl_sums,
     loss_and_accuracy,
+    map_chunks,
     mcq_loss,
     mean_of,
     over_words,
@@ -149,6 +150,27 @@ def test_logits_of_a_batch_are_never_in_memory():
         sizes[chunk] = made.memory_analysis().temp_size_in_bytes
     assert sizes[0] >= 4 * 512 * 8192 * 4
     assert sizes[128] < sizes[0] / 4
+
+
+def test_what_is_made_of_tokens_in_chunks():
+    """3 x 5 tokens, 6 at once: 2 of every row, the last of which has 1. Breaks if tokens of rows or
+    chunks are interchanged, what fills the last chunk is kept, or gradients differ."""
+    rng = np.random.default_rng(3)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    states, other, table = draw(3, 5, 4), draw(3, 5), draw(4, 2)
+
+    def made(table, chunk):
+        return map_chunks(lambda h, x: jnp.tanh(h @ table) + x[..., None], (states, other), chunk)
+
+    weights = draw(3, 5, 2)
+    loss = lambda table, chunk: jnp.sum(weights * made(table, chunk))  # noqa: E731
+    for chunk in (1, 6, 100):  # 1: less than a token of every row
+        chex.assert_trees_all_close(made(table, chunk), made(table, 0), rtol=1e-6, atol=1e-6)
+        both = (jax.grad(loss)(table, chunk), jax.grad(loss)(table, 0))
+        chex.assert_trees_all_close(*both, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        made(table, 0)[1, 2], np.tanh(states[1, 2] @ table) + other[1, 2], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_reconstruction_loss():
