@@ -24,6 +24,7 @@ from latentum_jax.models.layers import Remat
 from latentum_jax.sharding import Axes
 from latentum_jax.tokenizer import SpecialIds, Tokenizer
 from latentum_jax.train.data import Feed, Here, every_row, open_feed, open_pictures
+from latentum_jax.train.lora import factor_axes, targets_of, with_lora
 from latentum_jax.train.stages import DECODER_STAGES, STAGES
 from latentum_jax.train.stages.decoder import latent_moments
 from latentum_jax.train.stages.stage import Stage
@@ -91,7 +92,7 @@ def model_stage(config: ConfigDict, model: LatentUMConfig, ids: SpecialIds) -> O
         STAGES[config.stage](LatentUM(model, dtype, remat), config, ids)
         for remat in (config.remat, "none")
     )
-    return stage, plain, model_axes(model), head_counts(model)
+    return with_factors(config, stage, plain, model_axes(model), head_counts(model))
 
 
 def decoder_stage(config: ConfigDict, decoder: DecoderConfig, model: LatentUMConfig) -> Own:
@@ -106,7 +107,19 @@ def decoder_stage(config: ConfigDict, decoder: DecoderConfig, model: LatentUMCon
     axes = {f"decoder/{path}": own for path, own in decoder_axes(decoder).items()}
     axes |= {f"latentum/{path}": own for path, own in model_axes(model).items()}
     heads = {"decoder.mmdit.num_heads": decoder.mmdit.num_heads}
-    return stage, plain, axes, heads
+    return with_factors(config, stage, plain, axes, heads)
+
+
+def with_factors(
+    config: ConfigDict, stage: Stage, plain: Stage, axes: Mapping[str, Axes], heads: dict[str, int]
+) -> Own:
+    """What a stage is with the low-rank factors that `config.lora` asks for, if it does."""
+    if not config.lora.rank:
+        return stage, plain, axes, heads
+    targets = targets_of(stage, axes, config.lora.targets)
+    how = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": config.seed}
+    stage, plain = (with_lora(one, targets, **how) for one in (stage, plain))
+    return stage, plain, {**axes, **factor_axes(axes, targets)}, heads
 
 
 def starting_model(config: ConfigDict) -> ModelFolder:
@@ -217,6 +230,7 @@ def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:
 
 def calibrated(config: DecoderConfig, params: Params, feed: Feed) -> DecoderConfig:
     """The config with the scale and shift that give the VAE's latents mean 0 and variance 1."""
+    params = jax.tree.map(np.asarray, params)  # of what was merged, some are still to be read
     moments = jax.jit(lambda pixels: latent_moments(PixelDecoder(config), params, pixels))
     found = [moments(jnp.asarray(next(feed)["pixels"])) for _ in range(CALIBRATION_BATCHES)]
     mean, square = (float(x) for x in np.mean(found, axis=0))
