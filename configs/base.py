@@ -42,6 +42,11 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "b1": 0.9,
                 "b2": 0.98,
             },
+            "lora": {  # low-rank corrections of kernels train, and nothing else
+                "rank": 0,  # 0: off
+                "alpha": 16.0,  # corrections are scaled by alpha / rank
+                "targets": "",  # regular expression over the paths of kernels that the stage trains
+            },
             "data": {
                 "source": "",
                 "path": "",

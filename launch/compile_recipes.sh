@@ -24,5 +24,6 @@ mbaq h100 8
 pixel_decoder h100 32
 sft h100 8
 world_model h100 8
-mome_pretrain v5p 64"
+mome_pretrain v5p 64
+grpo h100 8"
 } >"$folder/compiled_training.md"

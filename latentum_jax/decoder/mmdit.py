@@ -17,7 +17,16 @@ from jaxtyping import Array, Float
 
 from latentum_jax.config import MMDiTConfig
 from latentum_jax.models.attention import attend
-from latentum_jax.models.layers import MLP, Dtype, Remat, RMSNorm, dense, shapes_by_path, stacked
+from latentum_jax.models.layers import (
+    MLP,
+    Dtype,
+    Remat,
+    RMSNorm,
+    corrected,
+    dense,
+    shapes_by_path,
+    stacked,
+)
 from latentum_jax.sharding import constrain
 
 FREQUENCIES = 256  # of the timestep embedding
@@ -51,7 +60,8 @@ class AdaLN(nn.Module):
             nn.with_logical_partitioning(nn.initializers.zeros, axes[::2]),
             (shape[0], shape[2]),
         )
-        out = jnp.einsum("sd,lde->lse", nn.silu(c), kernel.astype(self.dtype))
+        c = nn.silu(c)
+        out = corrected(self, jnp.einsum("sd,lde->lse", c, kernel.astype(self.dtype)), c)
         out += bias.astype(self.dtype)[:, None]
         return out.reshape(self.blocks, c.shape[0], self.vectors, d)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 Dtype = Any
 EIGHT_BITS = {"int8": (jnp.int8, 127.0), "fp8": (jnp.float8_e4m3fn, 448.0)}
+LORA_A, LORA_B = "lora_a", "lora_b"  # beside a kernel whose correction is trained
 fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
@@ -53,6 +54,18 @@ def weight(
     return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape))
 
 
+def corrected(module: nn.Module, y: jax.Array, x: jax.Array) -> jax.Array:
+    """y + (x A) B where factors lie beside a module's kernel (`train.lora`), else y.
+
+    Kernels may be stacked [layers in out]: x has such an axis then, or is the same for all.
+    """
+    given = module.variables.get("params", {})
+    if LORA_A not in given:
+        return y
+    a, b = (given[name].astype(y.dtype) for name in (LORA_A, LORA_B))
+    return y + jnp.matmul(jnp.matmul(x, a), b)
+
+
 class Dense(nn.Module):
     """x kernel + bias, where the kernel given may be a `Rounded` one."""
 
@@ -69,6 +82,7 @@ class Dense(nn.Module):
             y = kernel.dot(x)
         else:
             y = jnp.dot(x, kernel.astype(self.dtype))
+        y = corrected(self, y, x)
         if not self.use_bias:
             return y
         bias = weight(self, "bias", nn.initializers.zeros, self.axes[1:], (self.features,))

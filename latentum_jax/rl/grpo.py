@@ -24,9 +24,10 @@ from latentum_jax.rl.objective import (
 )
 from latentum_jax.rl.score import policy_places, policy_scores, score
 from latentum_jax.tokenizer import SpecialIds
+from latentum_jax.train.lora import without_factors
 from latentum_jax.train.losses import weighted_mean
 from latentum_jax.train.stages.sequence import Batch
-from latentum_jax.train.stages.stage import Act, Stage
+from latentum_jax.train.stages.stage import Act, Stage, unchanged
 
 REFERENCE = "reference"  # where the policy as it was first is kept, frozen
 TOLD = "told/"  # of a rollout, to be told as metrics
@@ -49,6 +50,7 @@ def grpo_stage(
     g = config.grpo
     check(config)
     how = scoring(config, ids)
+    keeps = g.beta > 0 and not config.lora.rank  # beside factors the weights stay as they were
 
     def loss(params: Params, extra: dict, batch: Batch, key: jax.Array) -> tuple:
         scores = policy_scores(model, without_reference(params), batch, **how)
@@ -72,7 +74,7 @@ def grpo_stage(
     return Stage(
         trainable=rf"^(?!{REFERENCE}/)(?=.*(?:{g.trainable}))",
         loss=loss,
-        start=functools.partial(with_reference, trainable=g.trainable) if g.beta else _as_it_is,
+        start=functools.partial(with_reference, trainable=g.trainable) if keeps else unchanged,
         finish=without_reference,
         act=act,
         epochs=g.epochs,
@@ -147,11 +149,10 @@ def without_reference(params: Params) -> Params:
 
 
 def as_it_was(params: Params) -> Params:
-    """The policy before anything was learnt."""
+    """The policy before anything was learnt: with what was kept, or without the factors that are
+    learnt beside what stays as it is."""
+    if REFERENCE not in params:
+        return without_factors(params)
     flat = flatten_dict(without_reference(params), sep="/")
     kept = flatten_dict(params[REFERENCE], sep="/")
     return unflatten_dict({**flat, **kept}, sep="/")
-
-
-def _as_it_is(params: Params) -> Params:
-    return params

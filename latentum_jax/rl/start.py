@@ -33,16 +33,11 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
     model, plain = (LatentUM(folder.config, dtype, remat) for remat in (config.remat, "none"))
     roll = rolling(config, plain, folder.chat, tokenizer)
     act = make_act(plain, config, ids, roll, judging(config, plain, tokenizer))
-    stage = grpo_stage(model, config, ids, act)
-    return Start(
-        folder.params,
-        stage,
-        grpo_stage(plain, config, ids, act),
-        grpo_axes(folder.config),
-        others.head_counts(folder.config),
-        open_prompts(config, folder.config, folder.chat, tokenizer, faults, here),
-        model_writer(folder, stage),
-    )
+    stages = (grpo_stage(one, config, ids, act) for one in (model, plain))
+    heads = others.head_counts(folder.config)
+    own = others.with_factors(config, *stages, grpo_axes(folder.config), heads)
+    feed = open_prompts(config, folder.config, folder.chat, tokenizer, faults, here)
+    return Start(folder.params, *own, feed, model_writer(folder, own[0]))
 
 
 def grpo_axes(model: LatentUMConfig) -> Mapping[str, Axes]:

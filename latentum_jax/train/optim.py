@@ -3,6 +3,8 @@
 import optax
 from ml_collections import ConfigDict
 
+from latentum_jax.models.layers import LORA_A, LORA_B
+
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     """Learning rate: up linearly over `warmup` steps, then by a cosine down to `end_share`."""
@@ -32,4 +34,4 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
 
 def is_matrix(path: str) -> bool:
     """Whether a parameter is a matrix of a linear map."""
-    return path.endswith("/kernel") or path.endswith("/lm_head")
+    return path.endswith(("/kernel", "/lm_head", f"/{LORA_A}", f"/{LORA_B}"))

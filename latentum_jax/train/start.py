@@ -41,6 +41,7 @@ from latentum_jax.train.data import (
     open_feed,
     open_pictures,
 )
+from latentum_jax.train.lora import factor_axes, targets_of, with_lora
 from latentum_jax.train.stages import ALIGNER_STAGES, DECODER_STAGES, STAGES
 from latentum_jax.train.stages.decoder import latent_moments
 from latentum_jax.train.stages.stage import Stage
@@ -124,7 +125,7 @@ def model_stage(config: ConfigDict, model: LatentUMConfig, ids: SpecialIds) -> O
         STAGES[config.stage](LatentUM(model, dtype, remat), config, ids)
         for remat in (config.remat, "none")
     )
-    return stage, plain, model_axes(model), head_counts(model)
+    return with_factors(config, stage, plain, model_axes(model), head_counts(model))
 
 
 def write_beside_model(path: Path, params: Params, finished: Params, trainable: str) -> None:
@@ -149,7 +150,19 @@ def decoder_stage(config: ConfigDict, decoder: DecoderConfig, model: LatentUMCon
     axes = {f"decoder/{path}": own for path, own in decoder_axes(decoder).items()}
     axes |= {f"latentum/{path}": own for path, own in model_axes(model).items()}
     heads = {"decoder.mmdit.num_heads": decoder.mmdit.num_heads}
-    return stage, plain, axes, heads
+    return with_factors(config, stage, plain, axes, heads)
+
+
+def with_factors(
+    config: ConfigDict, stage: Stage, plain: Stage, axes: Mapping[str, Axes], heads: dict[str, int]
+) -> Own:
+    """What a stage is with the low-rank factors that `config.lora` asks for, if it does."""
+    if not config.lora.rank:
+        return stage, plain, axes, heads
+    targets = targets_of(stage, axes, config.lora.targets)
+    how = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": config.seed}
+    stage, plain = (with_lora(one, targets, **how) for one in (stage, plain))
+    return stage, plain, {**axes, **factor_axes(axes, targets)}, heads
 
 
 def starting_model(config: ConfigDict) -> ModelFolder:
@@ -212,7 +225,7 @@ def _decoder_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     feed = open_pictures(config, model.vision, decoder.config, faults, here)
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
-        made, trained = decoder.config, params["decoder"]
+        made, trained = decoder.config, own[0].finish(params)["decoder"]
         if config.stage == "vae":
             again = open_pictures(config, model.vision, decoder.config, faults)
             made = calibrated(made, trained, again)
@@ -260,6 +273,7 @@ def _latentum(config: ConfigDict, model: LatentUMConfig) -> Params:
 
 def calibrated(config: DecoderConfig, params: Params, feed: Feed) -> DecoderConfig:
     """The config with the scale and shift that give the VAE's latents mean 0 and variance 1."""
+    params = jax.tree.map(np.asarray, params)  # of what was merged, some are still to be read
     moments = jax.jit(lambda pixels: latent_moments(PixelDecoder(config), params, pixels))
     found = [moments(jnp.asarray(next(feed)["pixels"])) for _ in range(CALIBRATION_BATCHES)]
     mean, square = (float(x) for x in np.mean(found, axis=0))
@@ -274,7 +288,7 @@ def _aligner_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
     feed = open_embeddings(config, aligner.config, faults, here)
 
     def write(path: Path, params: Params, extra: Mapping[str, Any]) -> None:
-        write_aligner_folder(path, AlignerFolder(aligner.config, params))
+        write_aligner_folder(path, AlignerFolder(aligner.config, own[0].finish(params)))
 
     return Start(aligner.params, *own, feed, write)
 
@@ -282,7 +296,8 @@ def _aligner_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
 def aligner_stage(config: ConfigDict, aligner: AlignerConfig) -> Own:
     """What a stage of the aligner's is, and what a mesh has to know of its parameters."""
     stage = ALIGNER_STAGES[config.stage](Aligner(aligner, jnp.dtype(config.dtype)), config)
-    return stage, stage, aligner_axes(aligner), {"aligner.num_heads": aligner.num_heads}
+    heads = {"aligner.num_heads": aligner.num_heads}
+    return with_factors(config, stage, stage, aligner_axes(aligner), heads)
 
 
 def starting_aligner(config: ConfigDict) -> AlignerFolder:
