@@ -48,7 +48,7 @@ def text_latents(model: LatentUM, texts: Sequence[str]) -> Float[np.ndarray, "N 
 def image_latents(model: LatentUM, codes: np.ndarray) -> Float[np.ndarray, "N D"]:
     """Mean hidden states of latent images [N L C], each read alone."""
     run = functools.partial(_image_states, model.model, model.params)
-    return in_batches(lambda batch: run(jnp.asarray(np.stack(batch)), model.ids), codes)
+    return in_batches(lambda batch: run(jnp.asarray(np.stack(batch)), model.ids), list(codes))
 
 
 def in_batches(make: Callable[[list], Any], items: Sequence) -> np.ndarray:

@@ -23,6 +23,7 @@ ARMS = {"without": ["--config.stage=sft"], "with": []}
 MEASURES = {
     "cosine": lambda r: r["cosine"]["mean"],
     "cosine to the other images": lambda r: r["others"],
+    "the first less the second": lambda r: r["cosine"]["mean"] - r["others"],
     "nearest image is its own": lambda r: r["nearest"]["mean"],
     "cosine to its description": lambda r: r["described"]["mean"],
     "level right": lambda r: r["round_trip"]["level"]["mean"],

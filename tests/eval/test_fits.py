@@ -2,6 +2,7 @@
 
 import pytest
 
+from latentum_jax.config import AlignerConfig
 from latentum_jax.eval import fits
 from latentum_jax.train.recipe import load_config
 from tests.devices import compiles
@@ -42,6 +43,16 @@ def test_every_recipe_compiles_for_a_mesh(name, rows):
     assert found["collectives"]["all-gather"]["count"] > 0
     assert found["model_flops"] < found["flops"] < 1.5 * found["model_flops"]
     assert name in fits.table({"config": name, **found})
+
+
+@compiles
+def test_an_aligner_compiles_for_a_mesh():
+    """Breaks if LatentUMM's aligner is taken for a decoder."""
+    config = load_config("latentumm_align", {})
+    config.aligner.update(AlignerConfig.tiny().to_dict())
+    config.mesh.fsdp = 4
+    found = fits.compile_recipe(config, "h100", 8)
+    assert found["rows"] == 32 and found["model_flops"] == found["flops"] > 0
 
 
 def test_what_a_mesh_does_not_divide_is_named():
