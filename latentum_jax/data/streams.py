@@ -132,7 +132,10 @@ class Streams(Iterator[Row]):
         self._made.append((batch, after))
 
     def _spare(self) -> Row:
-        """Arrays of a batch that nobody holds any more: new ones would be zeroed by the system."""
+        """Arrays of a batch that nobody holds any more: new ones would be zeroed by the system.
+
+        A view holds its array, and so does jax what it has not copied or is still reading.
+        """
         for _ in range(len(self._kept)):
             rows = self._kept.popleft()
             if all(sys.getrefcount(x) <= HELD for x in rows.values()):
