@@ -14,9 +14,11 @@ def get_config() -> ConfigDict:
     """Stage `grpo`, 8 prompts of 16 rollouts a step."""
     config = base(LatentUMConfig.tiny())
     config.stage = "grpo"
-    config.steps, config.checkpoint_every = 300, 50
-    config.optimizer.update({"learning_rate": 2e-4, "warmup": 10, "weight_decay": 0.0})
-    config.data.update({"source": "frozenlake", "rows": 128, "length": 80})
-    config.data.update({"images": 1, "targets": 1, "levels": (3, 4), "weights": (0.5, 0.5)})
-    config.grpo.ask.update({"length": 256, "questions": 14})
+    config.steps, config.checkpoint_every = 600, 50
+    config.optimizer.update({"learning_rate": 1.5e-4, "warmup": 10, "weight_decay": 0.0})
+    config.optimizer.end_share = 0.3
+    config.data.update({"source": "frozenlake", "rows": 128, "length": 56})
+    config.data.update({"images": 1, "targets": 1, "levels": (3,), "weights": (1.0,)})
+    ask = {"length": 200, "questions": 10, "cells": 4, "temperature": 3.0}
+    config.grpo.ask.update(ask)
     return config

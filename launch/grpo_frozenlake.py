@@ -36,7 +36,7 @@ from latentum_jax.rl.maze import maze_questions
 from latentum_jax.rl.self_reward import QuestionShape, question_batch, self_reward
 from latentum_jax.train.recipe import load_config
 
-EVERY, PICTURES, LEVELS = 25, 400, (3, 4)
+EVERY, PICTURES = 50, 400
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
@@ -45,14 +45,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--start", type=Path, help="a model that draws captions already")
-    parser.add_argument("--steps", type=int, default=300)
     args, rest = parser.parse_known_args()
     start = args.start
     if start is None:
         bundled = f"--config.init_from={BUNDLED / 'frozenlake-tiny'}"
         train("frozenlake_captions", args.run / "captions", bundled)
         start = args.run / "captions" / "model"
-    settings = {"init_from": str(start), "steps": str(args.steps), "keep": "1000"}
+    settings = {"init_from": str(start), "keep": "1000"}
     settings["checkpoint_every"] = str(EVERY)
     settings |= dict(one.removeprefix("--config.").split("=", 1) for one in rest)
     train("frozenlake_grpo", args.run / "grpo", *(f"--config.{k}={v}" for k, v in settings.items()))
@@ -75,7 +74,8 @@ def measure(run: Path, start: Path, config: Any) -> list[dict[str, float]]:
     first = LatentUM(folder)
     reader = Reader.of(first)
     rng = np.random.default_rng(7)
-    mazes = [sample_maze(rng, LEVELS[i % 2], split="test") for i in range(PICTURES)]
+    levels = config.data.levels
+    mazes = [sample_maze(rng, levels[i % len(levels)], split="test") for i in range(PICTURES)]
     states = [random_state(rng, maze) for maze in mazes]
     manager = ocp.CheckpointManager((run / "grpo" / "checkpoints").resolve())
     for step in tqdm([0, *sorted(manager.all_steps())], desc="checkpoints", unit="step"):
