@@ -1,6 +1,5 @@
 """Does a recipe fit? Its training step, compiled for devices that are not here."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from latentum_jax.eval.hlo import Program
 from latentum_jax.latentumm import folder as aligner_folder
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.sharding import batch_sharding, make_mesh
-from latentum_jax.tokenizer import SpecialIds
+from latentum_jax.tokenizer import Wordless
 from latentum_jax.train.flops import count_flops
 from latentum_jax.train.loop import check_mesh
 from latentum_jax.train.optim import make_optimizer
@@ -27,18 +26,7 @@ from latentum_jax.train.stages import ALIGNER_STAGES, STAGES
 from latentum_jax.train.start import SEEING, aligner_stage, decoder_stage, model_stage
 from latentum_jax.train.state import TrainState, abstract_state, make_step
 
-IDS = SpecialIds(*range(6))
-
-
-@dataclasses.dataclass(frozen=True)
-class Wordless:
-    """Stands for a tokenizer where rows are wanted for their shapes."""
-
-    ids: SpecialIds
-
-    def encode(self, text: str) -> list[int]:
-        """Nothing."""
-        return []
+IDS = Wordless().ids
 
 
 def compile_recipe(config: ConfigDict, target: str, devices: int) -> dict[str, Any]:
@@ -113,7 +101,7 @@ def abstract_steps(config: ConfigDict, mesh: Any) -> tuple[TrainState, Any, Any,
         stage, plain, axes, heads = model_stage(config, model, IDS)
         params = zeros(expected_shapes(model))
         shape = RowShape(config.data.length, config.data.images, config.data.targets, model.vision)
-        batch = RowBuilder(Wordless(IDS), shape).finish()
+        batch = RowBuilder(Wordless(), shape).finish()
     elif config.stage in ALIGNER_STAGES:
         aligner = AlignerConfig.from_dict(config.aligner.to_dict())
         stage, plain, axes, heads = aligner_stage(config, aligner)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from latentum_jax.config import LatentUMConfig
-from latentum_jax.data.interleaved import RowShape, caption_row
+from latentum_jax.data.interleaved import RowBuilder, RowShape
 from latentum_jax.devices import TARGETS, compile_afresh, describe
 from latentum_jax.generate.image import draw, prefill
 from latentum_jax.models.folder import expected_shapes
@@ -30,22 +30,12 @@ from latentum_jax.rl.grpo import (
 from latentum_jax.rl.score import score
 from latentum_jax.rl.start import grpo_axes
 from latentum_jax.sharding import batch_sharding, make_mesh, spec
-from latentum_jax.tokenizer import SpecialIds
+from latentum_jax.tokenizer import Wordless
 from latentum_jax.train.optim import make_optimizer
 from latentum_jax.train.state import TrainState, abstract_state, make_step, merge
 
-IDS = SpecialIds(*range(6))
+IDS = Wordless().ids
 HELD = ("policy", "optimizer", "reference", "frozen")
-
-
-class _Wordless:
-    """Stands for a tokenizer where rows are wanted for their shapes."""
-
-    ids = IDS
-
-    def encode(self, text: str) -> list[int]:
-        """Nothing."""
-        return []
 
 
 def compile_grpo(config: ConfigDict, target: str, devices: int) -> dict[str, Any]:
@@ -154,7 +144,7 @@ def _rows(config: ConfigDict, model: LatentUMConfig, mesh: Any) -> tuple[dict, d
     data, length, count = config.data, model.vision.num_tokens, model.quantizer.num_codebooks
     shape = RowShape(data.length, 1, 1, model.vision)
     blank = np.zeros((length, count), np.int32)
-    row = caption_row("", blank, _Wordless(), shape)
+    row = RowBuilder(Wordless(), shape).drawn(blank).finish()
     where = batch_sharding(mesh)
     of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=where)  # noqa: E731
     rows = {name: of((data.rows, *x.shape), x.dtype) for name, x in row.items()}

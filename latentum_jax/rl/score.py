@@ -1,7 +1,5 @@
 """How likely a policy finds what was done: exact log-probabilities of text tokens and codes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -59,17 +57,5 @@ def policy_places(batch: Batch, shape: tuple[int, ...], speaks: bool) -> Bool[Ar
     return jnp.concatenate([*found, drawn.reshape(shape[0], -1)], axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "img", "temperature", "speaks", "chunk"))
-def score(
-    model: LatentUM,
-    params: Params,
-    batch: Batch,
-    *,
-    img: int,
-    temperature: float,
-    speaks: bool,
-    chunk: int = 0,
-) -> Float[Array, "R M"]:
-    """`policy_scores` as a program of its own."""
-    how = {"img": img, "temperature": temperature, "speaks": speaks, "chunk": chunk}
-    return policy_scores(model, params, batch, **how)
+# `policy_scores` as a program of its own.
+score = jax.jit(policy_scores, static_argnames=("model", "img", "temperature", "speaks", "chunk"))
