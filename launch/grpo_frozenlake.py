@@ -23,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
 from latentum_jax.convert.published import open_model
+from latentum_jax.data.faults import Faults
 from latentum_jax.data.frozenlake.frames import State
 from latentum_jax.data.frozenlake.mazes import sample_maze
 from latentum_jax.data.frozenlake.questions import caption
@@ -34,6 +35,7 @@ from latentum_jax.pretrained import LatentUM
 from latentum_jax.rl.grpo import sampling_of
 from latentum_jax.rl.maze import maze_questions
 from latentum_jax.rl.self_reward import QuestionShape, question_batch, self_reward
+from latentum_jax.rl.start import start_of
 from latentum_jax.train.recipe import load_config
 
 EVERY, PICTURES = 50, 400
@@ -69,6 +71,7 @@ def train(config: str, workdir: Path, *overrides: str) -> None:
 def measure(run: Path, start: Path, config: Any) -> list[dict[str, float]]:
     """What is true of the pictures of every checkpoint, and what the model thinks of them."""
     file = run / "curves.json"
+    stage = start_of(config, Faults(None, 0)).stage
     done = {row["step"]: row for row in json.loads(file.read_text())} if file.is_file() else {}
     folder = open_model(start)
     first = LatentUM(folder)
@@ -80,18 +83,18 @@ def measure(run: Path, start: Path, config: Any) -> list[dict[str, float]]:
     manager = ocp.CheckpointManager((run / "grpo" / "checkpoints").resolve())
     for step in tqdm([0, *sorted(manager.all_steps())], desc="checkpoints", unit="step"):
         if step not in done:
-            model = first if step == 0 else LatentUM(at_step(folder, manager, step))
+            model = first if step == 0 else LatentUM(at_step(folder, stage, manager, step))
             done[step] = {"step": step, **judged(model, reader, states, config)}
             write_json(file, [done[step] for step in sorted(done)])
     return [done[step] for step in sorted(done)]
 
 
-def at_step(folder: Any, manager: ocp.CheckpointManager, step: int) -> Any:
-    """The model of a checkpoint."""
+def at_step(folder: Any, stage: Any, manager: ocp.CheckpointManager, step: int) -> Any:
+    """The model of a checkpoint, as it would be written."""
     args = ocp.args.Composite(state=ocp.args.StandardRestore())
     trained = manager.restore(step, args=args)["state"]["trainable"]
-    params = {**flatten_dict(folder.params, sep="/"), **trained}
-    return dataclasses.replace(folder, params=unflatten_dict(params, sep="/"))
+    whole = unflatten_dict({**flatten_dict(folder.params, sep="/"), **trained}, sep="/")
+    return dataclasses.replace(folder, params=stage.finish(whole))
 
 
 def judged(model: LatentUM, reader: Reader, states: list[State], config: Any) -> dict[str, float]:
@@ -102,10 +105,10 @@ def judged(model: LatentUM, reader: Reader, states: list[State], config: Any) ->
     ask, vision, system = config.grpo.ask, model.config.vision, model.chat.system
     room = QuestionShape(ask.length, ask.questions, ask.options)
     batch = question_batch(asked, model.tokenizer, room, vision=vision, system=system)
-    how = {"temperature": ask.temperature}
-    reward, p = self_reward(model.model, model.params, batch, codes, **how)
-    mean = float((np.asarray(p) * batch["asked"]).sum() / batch["asked"].sum())
-    own = {"self_reward": float(np.mean(reward)), "p_correct": mean}
+    own = {}
+    for name, temperature in (("self_reward", ask.temperature), ("undivided", 1.0)):
+        how = {"temperature": temperature}
+        own[name] = float(np.mean(self_reward(model.model, model.params, batch, codes, **how)[0]))
     return {**own, **reader.correct(codes, states)}
 
 
@@ -113,6 +116,7 @@ def write(run: Path, curves: list[dict[str, float]]) -> None:
     """The chart and the page."""
     names = {
         "self_reward": "self-reward",
+        "undivided": "the same, tau 1",
         "cells": "cells right",
         "player": "player right",
         "goal": "goal right",
