@@ -5,7 +5,8 @@ from html import escape
 
 import numpy as np
 
-Points = Sequence[tuple[float, float]]
+Number = int | float
+Points = Sequence[tuple[Number, Number]]
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 176, 36, 44
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
@@ -16,7 +17,7 @@ def line_chart(
     series: Mapping[str, Points],
     *,
     x_label: str,
-    y_range: tuple[float, float] | None = None,
+    y_range: tuple[Number, Number] | None = None,
 ) -> str:
     """Named lines through points (x, y) as an SVG document, with axes and a legend.
 
@@ -28,7 +29,7 @@ def line_chart(
     x_low, x_high = _span(every[:, 0].min(), every[:, 0].max())
     y_low, y_high = y_range or _span(every[:, 1].min(), every[:, 1].max())
 
-    def place(x: float, y: float) -> tuple[float, float]:
+    def place(x: Number, y: Number) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         up = (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
@@ -58,12 +59,12 @@ def line_chart(
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _span(low: float, high: float) -> tuple[float, float]:
+def _span(low: Number, high: Number) -> tuple[float, float]:
     """A range that is not empty."""
     return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
 
 
-def _ticks(low: float, high: float, most: int = 6) -> list[float]:
+def _ticks(low: Number, high: Number, most: int = 6) -> list[float]:
     """Round numbers within a range."""
     rough = (high - low) / most
     size = 10.0 ** np.floor(np.log10(rough))
@@ -72,11 +73,11 @@ def _ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [float(round(n * step, 10)) for n in np.arange(first, np.floor(high / step + 1e-9) + 1)]
 
 
-def _line(x: float, y: float, to_x: float, to_y: float, colour: str, width: int = 1) -> str:
+def _line(x: Number, y: Number, to_x: Number, to_y: Number, colour: str, width: int = 1) -> str:
     ends = f'x1="{x}" y1="{y}" x2="{to_x}" y2="{to_y}"'
     return f'<line {ends} stroke="{colour}" stroke-width="{width}"/>'
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+def _text(x: Number, y: Number, text: str, *, anchor: str = "start", size: int = 12) -> str:
     where = f'x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}"'
     return f"<text {where}>{escape(text)}</text>"
