@@ -15,9 +15,9 @@ def get_config() -> ConfigDict:
     """Stage `grpo`, 8 prompts of 16 rollouts a step."""
     config = base(LatentUMConfig.tiny())
     config.stage = "grpo"
-    config.steps, config.checkpoint_every = 600, 50
-    config.optimizer.update({"learning_rate": 1e-3, "warmup": 10, "weight_decay": 0.0})
-    config.optimizer.end_share = 0.3
+    config.steps, config.checkpoint_every = 400, 50
+    config.optimizer.update({"learning_rate": 3e-4, "warmup": 10, "weight_decay": 0.0})
+    config.optimizer.end_share = 0.5
     config.lora.update({"rank": 4, "alpha": 4.0, "targets": "kernel$"})
     config.data.update({"source": "frozenlake", "rows": 128, "length": 56})
     config.data.update({"images": 1, "targets": 1, "levels": (3,), "weights": (1.0,)})
