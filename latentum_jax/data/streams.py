@@ -22,11 +22,18 @@ from latentum_jax.data.packing import fits, pack, size_of
 SAMPLES = 64  # in a row at most
 PICKS = 1000  # so many broken samples one after another, and there are no good ones
 LOT = 8  # rows that a thread makes in one go
-HELD = 3  # references to an array in a dict that is walked through
 FEW = 1 << 16  # numbers of samples that are kept in memory in an epoch's order
 
 
 Draft = Row | Callable[[], Row]
+
+
+def references(rows: Row) -> int:
+    """The most that any of the arrays has, as this interpreter counts them."""
+    return max(sys.getrefcount(x) for x in rows.values())
+
+
+UNHELD = references({"": np.zeros(1)})  # of arrays that nothing but their dict holds
 
 
 class Order:
@@ -138,7 +145,7 @@ class Streams(Iterator[Row]):
         """
         for _ in range(len(self._kept)):
             rows = self._kept.popleft()
-            if all(sys.getrefcount(x) <= HELD for x in rows.values()):
+            if references(rows) <= UNHELD:
                 return rows
             self._kept.append(rows)
         return {}
