@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds
 
 import jax  # noqa: E402
 
+from latentum_jax.rl.start import start_of  # noqa: E402
 from latentum_jax.sharding import make_mesh  # noqa: E402
 from latentum_jax.train import loop  # noqa: E402
 from latentum_jax.train import start as begin  # noqa: E402
@@ -33,16 +34,18 @@ MESHES = {
 
 
 def losses(config, sizes, folder):
-    """Of every step on a mesh of the first devices."""
+    """Of every step on a mesh of the first devices; of `grpo`, whose loss is about 0 where a batch
+    is learnt from once, how sure the policy was of what it did."""
     count = 1
     for size in sizes.values():
         count *= size
     some = lambda asked: make_mesh(asked, jax.devices()[:count])  # noqa: E731
     config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1} | sizes)
     with mock.patch.object(loop, "make_mesh", some):
-        loop.train_stage(config, folder)
+        loop.train_stage(config, folder, start_of)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    name = "nats" if config.stage == "grpo" else "loss"
+    return [json.loads(line)[name] for line in lines]
 
 
 def resumed(stage, model, folder):

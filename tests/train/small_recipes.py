@@ -8,6 +8,7 @@ from latentum_jax.configs.frozenlake_tiny import bucket
 from latentum_jax.train.data import open_feed
 from latentum_jax.train.recipe import stage_config
 from tests.models_on_disk import random_model
+from tests.rl import small_grpo
 from tests.small import DECODER
 
 BUCKETS = {
@@ -21,7 +22,9 @@ BUCKETS = {
 
 def config_of(stage, model):
     """20 steps of a stage, every weight held in fp32."""
-    if stage in BUCKETS:
+    if stage == "grpo":
+        config = small_grpo.config_of(init_from=model, data__rows=16)
+    elif stage in BUCKETS:
         link = "sft" if stage == "latentumm" else stage
         config = stage_config(frozenlake_tiny.get_config(), link)
         config.stage, config.aligner.latent_dim = stage, 16
