@@ -116,7 +116,7 @@ def _by_itself(config: ConfigDict, model: LatentUM, tokenizer: Tokenizer) -> One
 def _by_pixels(config: ConfigDict, model: LatentUM, tokenizer: Tokenizer) -> One:
     g = config.grpo.pixel
     function = load_pixel_reward(g.function)
-    if not Path(g.decoder).is_dir():
+    if not (g.decoder and Path(g.decoder).is_dir()):
         raise ValueError(f"grpo.pixel.decoder is {g.decoder!r}, expected a decoder's folder")
     decoder = PixelDecoder.from_pretrained(g.decoder)
     z_q = jax.jit(lambda p, codes: model.apply({"params": p}, codes, method="look_up"))
