@@ -22,6 +22,7 @@ from latentum_jax.rl.objective import (
     kl_estimate,
     over_rollouts,
 )
+from latentum_jax.rl.rewards import weighted_sum
 from latentum_jax.rl.score import policy_places, policy_scores, score
 from latentum_jax.tokenizer import SpecialIds
 from latentum_jax.train.lora import without_factors
@@ -90,6 +91,8 @@ def check(config: ConfigDict) -> None:
         if not 0 < g[name] or (most is not None and g[name] >= most):
             span = "above 0" if most is None else f"above 0 and below {most}"
             raise ValueError(f"grpo.{name} is {g[name]}, expected a number {span}")
+    if g.rewards.self and not g.ask.temperature > 0:
+        raise ValueError(f"grpo.ask.temperature is {g.ask.temperature}, expected a number above 0")
     if g.beta < 0:
         raise ValueError(f"grpo.beta is {g.beta}, expected 0 or more")
 
@@ -121,7 +124,7 @@ def make_act(model: LatentUM, config: ConfigDict, ids: SpecialIds, roll: Roll, j
         policy = without_reference(params)
         rows = roll(policy, batch, key)
         parts = judge(policy, rows, batch)
-        reward = sum(g.rewards[name] * part for name, part in parts.items())
+        reward = weighted_sum(parts, g.rewards.to_dict())
         gained, equal = advantages(reward, g.group)
         told = {"reward": reward, "equal_groups": jnp.repeat(equal, g.group)}
         told |= {f"{name}_reward": part for name, part in parts.items()}

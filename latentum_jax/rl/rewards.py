@@ -1,4 +1,5 @@
-"""Rewards of rollouts (section 3.3): by the model itself, by pixels, by a maze's rules; their sum.
+"""Rewards of rollouts (section 3.3) by pixels and by a maze's rules, and sums of rewards; what the
+model itself thinks of them is in `rl.self_reward`.
 
 Each gives fp32 [R], one number a rollout. What a user's function returns is checked before
 anything is learnt from it.
@@ -7,28 +8,16 @@ anything is learnt from it.
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from latentum_jax.data.frozenlake.frames import states
 from latentum_jax.data.frozenlake.mazes import Maze
 from latentum_jax.files import module_at
-from latentum_jax.models.latentum import Params
-from latentum_jax.train.stages.sequence import Batch
 
 Rewards = Float[np.ndarray, " R"]
-# (params, batch, codes) -> R and p(correct): `rl.self_reward.self_reward`, compiled
-SelfReward = Callable[[Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]
 # (prompts, images) -> a number a picture
 PixelReward = Callable[[Sequence[str], UInt8[np.ndarray, "R H W 3"]], Sequence[float]]
-
-
-def self_rewards(
-    program: SelfReward, params: Params, batch: Batch, codes: Int[jax.Array, "R L C"]
-) -> Rewards:
-    """What the model thinks of the codes it drew, prod p(correct)."""
-    return checked("self", program(params, batch, codes)[0], len(codes))
 
 
 def pixel_rewards(
@@ -56,11 +45,13 @@ def maze_rewards(mazes: Sequence[Maze], moves: Sequence[str]) -> Rewards:
     return np.array([end.reached for end in ends], np.float32)
 
 
-def weighted_sum(rewards: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewards:
-    """The sum of rewards, each times its weight. Raises ValueError where names differ."""
-    if set(rewards) != set(weights) or not rewards:
-        raise ValueError(f"weights of {sorted(weights)}, expected those of {sorted(rewards)}")
-    return sum(np.float32(weights[name]) * values for name, values in rewards.items())
+def weighted_sum(
+    rewards: Mapping[str, Float[Array, " R"]], weights: Mapping[str, float]
+) -> Float[Array, " R"]:
+    """The sum of rewards, each times its weight. Raises ValueError where one has no weight."""
+    if missing := sorted(set(rewards) - set(weights)):
+        raise ValueError(f"weights of {sorted(weights)}, expected one of {missing[0]!r} too")
+    return sum(weights[name] * values for name, values in rewards.items())
 
 
 def checked(name: str, values: object, count: int) -> Rewards:

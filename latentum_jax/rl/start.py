@@ -23,6 +23,9 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
 
     Raises ValueError for a config that is wrong.
     """
+    known = (*others.KNOWN, "grpo")
+    if config.stage not in known:
+        raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
     if config.stage != "grpo":
         return others.start_of(config, faults, here)
     others.check_computing(config)

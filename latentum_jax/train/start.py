@@ -49,6 +49,7 @@ from latentum_jax.train.stages.stage import Stage
 BESIDE = "beside_model.safetensors"  # what a stage trained that is not the model's
 CALIBRATION_BATCHES = 16
 SEEING = ("vision", "quantizer")  # parts of a model that make z_q of a picture
+KNOWN = (*STAGES, *DECODER_STAGES, *ALIGNER_STAGES)
 Own = tuple[Stage, Stage, Mapping[str, Axes], Mapping[str, int]]  # the same of a `Start`
 
 
@@ -83,8 +84,7 @@ def start_of(config: ConfigDict, faults: Faults, here: Here = every_row) -> Star
         return _decoder_start(config, faults, here)
     if config.stage in ALIGNER_STAGES:
         return _aligner_start(config, faults, here)
-    known = (*STAGES, *DECODER_STAGES, *ALIGNER_STAGES)
-    raise ValueError(f"stage is {config.stage!r}, expected one of {known}")
+    raise ValueError(f"stage is {config.stage!r}, expected one of {KNOWN}")
 
 
 def check_computing(config: ConfigDict) -> None:

@@ -11,7 +11,6 @@ from latentum_jax.rl.rewards import (
     load_pixel_reward,
     maze_rewards,
     pixel_rewards,
-    self_rewards,
     weighted_sum,
 )
 
@@ -32,13 +31,6 @@ def test_pixels():
     np.testing.assert_array_equal(rewards, np.float32([10.5, 22.5, 37.5]))
     with pytest.raises(ValueError, match="2 prompts of 3 images, expected as many"):
         pixel_rewards(brightness, PROMPTS[:2], IMAGES)
-
-
-def test_the_model_s_own():
-    """The second thing that the program returns is p(correct), not the reward."""
-    program = lambda params, batch, codes: (jnp.array([0.5, 0.25]), jnp.ones((2, 3)))  # noqa: E731
-    found = self_rewards(program, {}, {}, jnp.zeros((2, 4, 2), jnp.int32))
-    np.testing.assert_array_equal(found, np.float32([0.5, 0.25]))
 
 
 @pytest.mark.parametrize(
@@ -94,10 +86,10 @@ def test_a_fall_decides():
 
 def test_weighted_sum():
     """By hand: 2 * [1, 0] + 0.5 * [3, 4] = [3.5, 2]."""
-    rewards = {"self": np.float32([1, 0]), "pixel": np.float32([3, 4])}
-    found = weighted_sum(rewards, {"pixel": 0.5, "self": 2.0})
-    assert found.tolist() == [3.5, 2.0] and found.dtype == np.float32
-    with pytest.raises(ValueError, match=r"weights of \['self'\], expected those of \['pixel', "):
+    rewards = {"self": jnp.array([1.0, 0.0]), "pixel": jnp.array([3.0, 4.0])}
+    found = weighted_sum(rewards, {"pixel": 0.5, "self": 2.0, "maze": 1.0})
+    assert found.tolist() == [3.5, 2.0]
+    with pytest.raises(ValueError, match=r"weights of \['self'\], expected one of 'pixel' too"):
         weighted_sum(rewards, {"self": 1.0})
 
 
