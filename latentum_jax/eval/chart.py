@@ -9,7 +9,7 @@ Number = int | float
 Points = Sequence[tuple[Number, Number]]
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 176, 36, 44
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2", "#555555")
 
 
 def line_chart(
@@ -70,7 +70,9 @@ def _ticks(low: Number, high: Number, most: int = 6) -> list[float]:
     size = 10.0 ** np.floor(np.log10(rough))
     step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough)
     first = np.ceil(low / step - 1e-9)
-    return [float(round(n * step, 10)) for n in np.arange(first, np.floor(high / step + 1e-9) + 1)]
+    return [
+        float(round(n * step, 10)) + 0.0 for n in np.arange(first, np.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def _line(x: Number, y: Number, to_x: Number, to_y: Number, colour: str, width: int = 1) -> str:
