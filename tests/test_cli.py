@@ -17,6 +17,7 @@ from latentum_jax.data.frozenlake.frames import draw, start_state
 from latentum_jax.data.frozenlake.mazes import Maze
 from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
 from latentum_jax.decoder.pixel_decoder import init_decoder_params
+from latentum_jax.rl.start import start_of
 from latentum_jax.train import loop
 from tests.models_on_disk import write_random_model
 from tests.small import DECODER, SMALL
@@ -157,7 +158,7 @@ def test_bad_input(command, words, files, model, capsys, monkeypatch):
 def test_problems_in_training(error, said, tmp_path, capsys, monkeypatch):
     """A full disk or a diverged run would end in a traceback."""
 
-    def fail(config, workdir):
+    def fail(config, workdir, begin):
         raise error
 
     monkeypatch.setattr(loop, "train", fail)
@@ -168,7 +169,7 @@ def test_problems_in_training(error, said, tmp_path, capsys, monkeypatch):
 
 def test_bugs_are_not_hidden(tmp_path, monkeypatch):
     """A mistake in the library would look like one of the user's."""
-    monkeypatch.setattr(loop, "train", lambda config, workdir: {}["missing"])
+    monkeypatch.setattr(loop, "train", lambda config, workdir, begin: {}["missing"])
     with pytest.raises(KeyError):
         cli.main(["train", "--config", "frozenlake_tiny", "--workdir", str(tmp_path)])
 
@@ -176,7 +177,7 @@ def test_bugs_are_not_hidden(tmp_path, monkeypatch):
 def test_interrupt(tmp_path, monkeypatch):
     """Ctrl-C would print a traceback, or look like success to a script."""
 
-    def interrupt(config, workdir):
+    def interrupt(config, workdir, begin):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "train", interrupt)
@@ -190,7 +191,8 @@ def test_train_hands_over_the_config(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *args: pytest.fail("restarted"))
     argv = ["train", "--config.steps=7", "--config", "frozenlake_tiny"]
     assert cli.main([*argv, "--workdir", str(tmp_path), "--config.data.path", "a=b"]) == 0
-    [(config, workdir)] = seen
+    [(config, workdir, begin)] = seen
+    assert begin is start_of  # of every stage, grpo too
     assert (config.steps, config.data.path, workdir) == (7, "a=b", tmp_path)
     assert str(tmp_path / "model") in capsys.readouterr().out
 
