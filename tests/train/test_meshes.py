@@ -21,7 +21,17 @@ def on_meshes(*args):
 
 
 @pytest.mark.parametrize(
-    "stage", ["vlm", "mbaq", "mome", "sft", "grpo", "latentumm", "vae", "pixel_decoder"]
+    "stage",
+    [
+        "vlm",
+        "mbaq",
+        "mome",
+        "sft",
+        "grpo",
+        pytest.param("latentumm", marks=pytest.mark.slow),  # sft and a little more, for 2 minutes
+        "vae",
+        "pixel_decoder",
+    ],
 )
 def test_the_losses_are_those_of_one_device(stage, tmp_path):
     """20 steps in fp32 on 1 device, and on 8 as fsdp x tensor and as data x tensor x sequence.
