@@ -123,6 +123,8 @@ def parser() -> Parser:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)
     _add_weights(command)
     command.add_argument("--repeats", type=positive, default=3, metavar="N")
+    text = "of encode, generate, answer, plan, decode those to time (default: all)"
+    command.add_argument("--paths", metavar="generate,...", help=text)
     command.add_argument("--json", type=Path, metavar="FILE")
     command = _add(evals, "frames", do.eval_frames, checkpoint=True)
     _add_decoder(command)

@@ -245,7 +245,8 @@ def bench(args: argparse.Namespace) -> None:
     else:
         size = args.size or "tiny"
         kinds = {"dtype": args.dtype, "weights": args.weights}
-        results = timed.bench(size, args.batch, **kinds, repeats=args.repeats)
+        paths = args.paths.split(",") if args.paths else timed.PATHS
+        results = timed.bench(size, args.batch, **kinds, repeats=args.repeats, paths=paths)
         print(timed.table(results))
     if args.json is not None:
         write_json(args.json, results)

@@ -54,6 +54,7 @@ ANSWER = 64  # tokens
 PLAN = Limits(steps=4, images=4, text=1)  # a word, which is `<img>`, and an image, four times
 GUIDANCE = 3.0
 STEPS = 25  # of the pixel decoder
+PATHS = ("encode", "generate", "answer", "plan", "decode")
 NEVER = 1 << 30  # id of a token that no model says, so that nothing ends early
 
 
@@ -77,8 +78,9 @@ def bench(
     dtype: str | None = None,
     weights: str | None = None,
     repeats: int = 3,
+    paths: Sequence[str] = PATHS,
 ) -> dict[str, Any]:
-    """Times every path at every batch: {"device", "size", "dtype", "weights", "rows"}.
+    """Times paths at every batch: {"device", "size", "dtype", "weights", "rows"}.
 
     With `weights` "int8" or "fp8" the kernels that decoding reads are of 8 bits.
 
@@ -87,17 +89,19 @@ def bench(
     `tokens_per_second` and `peak_bytes`, the most memory that the device has held so far (on a CPU,
     the process).
 
-    Raises ValueError for an unknown size.
+    Raises ValueError for an unknown size or path.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}, expected one of {tuple(SIZES)}")
+    if unknown := set(paths) - set(PATHS):
+        raise ValueError(f"paths are {sorted(unknown)}, expected some of {PATHS}")
     device = jax.devices()[0]
     dtype = dtype or ("float32" if device.platform == "cpu" else "bfloat16")
     rows = []
     with tqdm(desc="bench", unit="path") as bar:
-        for jobs_at in _parts(size, jnp.dtype(dtype), weights):
+        for jobs_at in _parts(size, jnp.dtype(dtype), weights, paths):
             for batch in batches:
-                for job in jobs_at(batch):
+                for job in (job for job in jobs_at(batch) if job.path in paths):
                     rows.append(_timed(job, batch, repeats) | {"peak_bytes": _peak(device)})
                     bar.update(1)
     told = {"device": device.device_kind, "size": size, "dtype": dtype, "weights": weights}
@@ -150,13 +154,15 @@ def _timed(job: Job, batch: int, repeats: int) -> dict[str, Any]:
     return {"path": job.path, "batch": batch, **values}
 
 
-def _parts(size: str, dtype: Dtype, weights: str | None) -> Iterator[Callable[[int], list[Job]]]:
+def _parts(
+    size: str, dtype: Dtype, weights: str | None, paths: Sequence[str]
+) -> Iterator[Callable[[int], list[Job]]]:
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
     params = unstack_layers(random_params(expected_shapes(config), dtype), weights=weights)
     yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
     del params
-    if size in DECODERS:
+    if size in DECODERS and "decode" in paths:
         decoder = DECODERS[size]
         params = random_params(decoder_folder.expected_shapes(decoder), dtype)
         model = pixel_decoder.PixelDecoder(decoder, dtype)

@@ -4,8 +4,9 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def exact():
-    """A GPU's and a TPU's products of fp32 are of fewer bits otherwise."""
+    """A GPU's and a TPU's products of fp32 are of fewer bits otherwise, those of what is expected
+    too: hence as wide as the widest fixture."""
     with jax.default_matmul_precision("highest"):
         yield
