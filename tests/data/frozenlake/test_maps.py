@@ -4,7 +4,12 @@ import pytest
 
 from latentum_jax.data.frozenlake.maps import load_maps, read_map
 
-TITLED = "| | Col 1 | Col 2 | Col 3 |\n| Row 1 | * | _ | _ |\n| Row 2 | _ | # | @ |\n| Row 3 | _ | _ | _ |\n"
+TITLED = """\
+| | Col 1 | Col 2 | Col 3 |
+| Row 1 | * | _ | _ |
+| Row 2 | _ | # | @ |
+| Row 3 | _ | _ | _ |
+"""
 BARE = "|*|_|_|\n|_|#|@|\n|_|_|_|"
 
 
