@@ -2,7 +2,11 @@
 
 import argparse
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+DEFAULT = "frozenlake-tiny"
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,3 +52,32 @@ def levels(text: str) -> tuple[int, ...]:
     if odd := [part for part in found if part not in "345678" or len(part) != 1]:
         raise argparse.ArgumentTypeError(f"levels are 3 to 8, separated by commas, got {odd[0]!r}")
     return tuple(dict.fromkeys(int(part) for part in found))
+
+
+def add_command(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -> Parser:
+    """A command that calls `run`, whose docstring is its help; with `--checkpoint` where wanted."""
+    command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    command.set_defaults(run=run)
+    if checkpoint:
+        text = f"a model folder, a finished workdir or a bundled name (default {DEFAULT})"
+        command.add_argument("--checkpoint", default=DEFAULT, help=text)
+        add_weights(command)
+    return command
+
+
+def add_weights(command: Parser) -> None:
+    """`--weights`."""
+    text = "hold the weights that decoding reads in 8 bits"
+    command.add_argument("--weights", choices=("int8", "fp8"), help=text)
+
+
+def add_decoder(command: Parser) -> None:
+    """`--decoder`."""
+    text = "a pixel decoder's folder (default: the one that comes with the model)"
+    command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
+
+
+def add_question(command: Parser) -> None:
+    """`--question` about latent images."""
+    text = "asked of each latent image (default: %(default)s)"
+    command.add_argument("--question", default="Describe the maze.", help=text)

@@ -1,16 +1,26 @@
 """`latentum`: its command line."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from latentum_jax import commands as do
-from latentum_jax.arguments import Parser, counts, levels, number, positive, whole_number
+from latentum_jax.arguments import (
+    Parser,
+    add_command,
+    add_decoder,
+    add_question,
+    add_weights,
+    counts,
+    number,
+    positive,
+    whole_number,
+)
+from latentum_jax.eval_cli import add_evals
 from latentum_jax.programs import keep_programs
 from latentum_jax.train.stopping import Stopped
 
-DEFAULT = "frozenlake-tiny"
 EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 
 
@@ -65,7 +75,7 @@ def parser() -> Parser:
     top = Parser(prog="latentum", description="One model that reasons in text and latent images.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_model_commands(commands)
-    command = _add(commands, "train", do.train)
+    command = add_command(commands, "train", do.train)
     command.add_argument("--config", required=True, help="a recipe's name, or a path to its .py")
     command.add_argument("--workdir", required=True, type=Path, help="where the run is kept")
     text = "of several processes: where the first listens, or `auto` for what a scheduler says"
@@ -73,7 +83,7 @@ def parser() -> Parser:
     command.add_argument("--processes", type=positive, metavar="N", help="how many there are")
     command.add_argument("--process", type=whole_number, metavar="I", help="which this is, from 0")
     command.epilog = "--config.KEY=VALUE overrides a value, such as --config.steps=100"
-    command = _add(commands, "precompute", do.precompute, checkpoint=True)
+    command = add_command(commands, "precompute", do.precompute, checkpoint=True)
     command.add_argument("--config", required=True, help="a recipe, for its data")
     command.add_argument("--out", required=True, type=Path, metavar="DIR")
     command.add_argument("--batch", type=positive, default=32, help="pictures at a time")
@@ -81,7 +91,7 @@ def parser() -> Parser:
     text = "also compute the latents of this decoder's VAE"
     command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
     command.epilog = "--config.data.KEY=VALUE says where the data is"
-    command = _add(commands, "embed", do.embed, checkpoint=True)
+    command = add_command(commands, "embed", do.embed, checkpoint=True)
     text = 'texts to embed, {"id", "text"} a line'
     command.add_argument("--texts", type=Path, metavar="FILE.jsonl", help=text)
     text = "pictures to embed; the id of one is its file's name"
@@ -89,29 +99,12 @@ def parser() -> Parser:
     text = "a sentence encoder (BERT) for the texts, instead of --checkpoint"
     command.add_argument("--sentences", type=Path, metavar="DIR", help=text)
     command.add_argument("--out", required=True, type=Path, metavar="DIR")
-    command = _add(commands, "report", do.report)
+    command = add_command(commands, "report", do.report)
     command.add_argument("workdir", type=Path, metavar="WORKDIR")
-    evals = commands.add_parser("eval", help="Measures a model.").add_subparsers(
-        required=True, metavar="BENCHMARK"
-    )
-    command = _add(evals, "vsp", do.eval_vsp, checkpoint=True)
-    command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
-    _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl")
-    command = _add(evals, "questions", do.eval_questions, checkpoint=True)
-    _add_mazes(command, num=40)
-    command = _add(evals, "consistency", do.eval_consistency, checkpoint=True)
-    text = "captions to draw, one a line, instead of those of held-out mazes"
-    _add_mazes(command).add_argument("--captions", type=Path, metavar="FILE", help=text)
-    command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
-    text = "of the codes; 0, the default, takes the likeliest"
-    command.add_argument("--temperature", type=number, default=0.0, help=text)
-    _add_question(command)
-    command = _add(evals, "quantizers", do.eval_quantizers)
-    command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
-    _add_mazes(command, num=40)
+    add_evals(commands)
     _add_convert(commands)
     _add_compile(commands)
-    command = _add(commands, "bench", do.bench)
+    command = add_command(commands, "bench", do.bench)
     text = (
         "compile for this device, which need not be here (h100, v5e, v5p, v6e), instead of timing"
     )
@@ -121,45 +114,27 @@ def parser() -> Parser:
     command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
     text = "of weights and arithmetic (default: float32 on a CPU, bfloat16 elsewhere)"
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help=text)
-    _add_weights(command)
+    add_weights(command)
     command.add_argument("--repeats", type=positive, default=3, metavar="N")
     text = "of encode, generate, answer, plan, decode those to time (default: all)"
     command.add_argument("--paths", metavar="generate,...", help=text)
     command.add_argument("--json", type=Path, metavar="FILE")
-    command = _add(evals, "frames", do.eval_frames, checkpoint=True)
-    _add_decoder(command)
-    _add_mazes(command)
-    command = _add(commands, "demo", do.demo, checkpoint=True)
-    _add_decoder(command)
+    command = add_command(commands, "demo", do.demo, checkpoint=True)
+    add_decoder(command)
     command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")
     command.add_argument("--seed", type=whole_number, default=0)
     return top
 
 
-def _add(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -> Parser:
-    command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-    command.set_defaults(run=run)
-    if checkpoint:
-        text = f"a model folder, a finished workdir or a bundled name (default {DEFAULT})"
-        command.add_argument("--checkpoint", default=DEFAULT, help=text)
-        _add_weights(command)
-    return command
-
-
-def _add_weights(command: Parser) -> None:
-    text = "hold the weights that decoding reads in 8 bits"
-    command.add_argument("--weights", choices=("int8", "fp8"), help=text)
-
-
 def _add_model_commands(commands: Any) -> None:
-    command = _add(commands, "answer", do.answer, checkpoint=True)
+    command = add_command(commands, "answer", do.answer, checkpoint=True)
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("question", metavar="QUESTION")
     command.add_argument("--features", choices=("continuous", "quantized"), default="continuous")
     text = "InternVL's tiles; 1, the default, squeezes the picture into one"
     command.add_argument("--max-tiles", type=positive, default=1, metavar="N", help=text)
 
-    command = _add(commands, "generate", do.generate, checkpoint=True)
+    command = add_command(commands, "generate", do.generate, checkpoint=True)
     command.add_argument("prompts", nargs="+", metavar="PROMPT")
     command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
     command.add_argument("--temperature", type=number, default=0.9)
@@ -170,25 +145,25 @@ def _add_model_commands(commands: Any) -> None:
     text = "draws them as PNG, by the pixel decoder"
     command.add_argument("--images", type=Path, metavar="DIR", help=text)
     command.add_argument("--steps", type=positive, default=25, help="of the pixel decoder")
-    _add_decoder(command)
-    _add_question(command)
+    add_decoder(command)
+    add_question(command)
 
-    command = _add(commands, "describe", do.describe, checkpoint=True)
+    command = add_command(commands, "describe", do.describe, checkpoint=True)
     command.add_argument("codes", type=Path, metavar="CODES.npz")
-    _add_question(command)
+    add_question(command)
 
-    command = _add(commands, "plan", do.plan, checkpoint=True)
+    command = add_command(commands, "plan", do.plan, checkpoint=True)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     command.add_argument("--max-steps", type=positive, default=12)
     command.add_argument("--seed", type=whole_number, help="samples instead of the likeliest")
     text = "draws what was imagined as PNG and GIF, beside the simulator's pictures"
     command.add_argument("--frames", type=Path, metavar="DIR", help=text)
-    _add_decoder(command)
+    add_decoder(command)
 
 
 def _add_compile(commands: Any) -> None:
-    command = _add(commands, "compile", do.compile_programs, checkpoint=True)
+    command = add_command(commands, "compile", do.compile_programs, checkpoint=True)
     command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
     command.add_argument("--guidance", type=number, default=3.0, help="of generate")
     text = "as long as those to come: programs are for prompts of up to 32, 64, ... tokens"
@@ -202,7 +177,7 @@ def _add_compile(commands: Any) -> None:
 
 
 def _add_convert(commands: Any) -> None:
-    command = _add(commands, "convert", do.convert)
+    command = add_command(commands, "convert", do.convert)
     command.add_argument("source", type=Path, metavar="SRC", help="a folder, or SD3.5's one file")
     command.add_argument("target", type=Path, metavar="DST", help="the folder to make")
     text = "the layout to write (default: the one that SRC does not have)"
@@ -215,26 +190,6 @@ def _add_convert(commands: Any) -> None:
     command.add_argument("--references", type=whole_number, metavar="N", help=text)
     text = "read torch's .bin, .pt and .pth too, of which weights alone are unpickled"
     command.add_argument("--allow-pickle", action="store_true", help=text)
-
-
-def _add_decoder(command: Parser) -> None:
-    text = "a pixel decoder's folder (default: the one that comes with the model)"
-    command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
-
-
-def _add_question(command: Parser) -> None:
-    text = "asked of each latent image (default: %(default)s)"
-    command.add_argument("--question", default="Describe the maze.", help=text)
-
-
-def _add_mazes(command: Parser, num: int = 100) -> Any:
-    """Arguments for held-out mazes; returns the group of what stands in for `--levels`."""
-    group = command.add_mutually_exclusive_group()
-    group.add_argument("--levels", type=levels, default=(3, 4, 5, 6), metavar="3,4,5,6")
-    command.add_argument("--num", type=positive, default=num, help="how many (of each level)")
-    command.add_argument("--seed", type=whole_number, default=0)
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    return group
 
 
 if __name__ == "__main__":

@@ -135,64 +135,6 @@ def report(args: argparse.Namespace) -> None:
     print(monitor.report(file))
 
 
-def eval_vsp(args: argparse.Namespace) -> None:
-    """Solves FrozenLake mazes and counts the successes."""
-    from latentum_jax.data.frozenlake.mazes import load_mazes
-    from latentum_jax.eval import vsp
-
-    not_a_file(args.out)
-    if args.mazes is not None:
-        mazes = load_mazes(args.mazes)
-    else:
-        mazes = vsp.held_out(args.levels, args.num, args.seed)
-    model = load_model(args)
-    results = vsp.evaluate(model, mazes, args.mode, args.out, checkpoint=args.checkpoint)
-    print(vsp.table(results))
-
-
-def eval_questions(args: argparse.Namespace) -> None:
-    """Asks questions about held-out mazes and counts the right answers."""
-    from latentum_jax.eval import questions
-
-    not_a_file(args.out)
-    results = questions.evaluate(
-        load_model(args), args.levels, args.num, args.seed, args.out, checkpoint=args.checkpoint
-    )
-    print(questions.table(results))
-
-
-def eval_consistency(args: argparse.Namespace) -> None:
-    """Draws captions and compares what the model reads in its images with what it was told."""
-    from latentum_jax.eval import consistency
-    from latentum_jax.generate.sampling import Sampling
-
-    not_a_file(args.out)
-    if args.captions is not None:
-        captions = consistency.read_captions(args.captions)
-    else:
-        captions = consistency.held_out_captions(args.levels, args.num, args.seed)
-    results = consistency.evaluate(
-        load_model(args),
-        captions,
-        args.out,
-        checkpoint=args.checkpoint,
-        question=args.question,
-        sampling=Sampling(temperature=args.temperature),
-        guidance=args.guidance,
-        seed=args.seed,
-    )
-    print(consistency.table([results]), end="")
-
-
-def eval_quantizers(args: argparse.Namespace) -> None:
-    """Compares quantizers trained on one model, by the answers given from quantized features."""
-    from latentum_jax.eval import quantizers
-
-    not_a_file(args.out)
-    results = quantizers.compare(args.checkpoints, args.levels, args.num, args.seed, args.out)
-    print(quantizers.table(results), end="")
-
-
 def convert(args: argparse.Namespace) -> None:
     """Converts checkpoints: published ones, InternVL3.5 and SD3.5 to ours, ours to published."""
     from latentum_jax.convert import command
@@ -201,18 +143,6 @@ def convert(args: argparse.Namespace) -> None:
     options = command.Options(args.sd3_5, args.references, args.allow_pickle)
     kind = command.convert(args.source, args.target, to=args.to, dtype=args.dtype, options=options)
     print(f"{kind}, converted: {args.target}")
-
-
-def eval_frames(args: argparse.Namespace) -> None:
-    """Draws held-out mazes from their codes and reads the pictures."""
-    from latentum_jax.eval import frames
-
-    not_a_file(args.out)
-    model, decoder = load_model(args), load_decoder(args)
-    results = frames.evaluate(
-        model, decoder, args.levels, args.num, args.seed, args.out, checkpoint=args.checkpoint
-    )
-    print(frames.table(results))
 
 
 def demo(args: argparse.Namespace) -> None:

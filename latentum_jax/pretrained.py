@@ -101,15 +101,19 @@ class LatentUM:
         With `max_tiles` above 1 an image is seen as InternVL sees it, as up to so many tiles and a
         thumbnail; the published LatentUM squeezes it into one.
         """
-        if features not in ("continuous", "quantized"):
-            raise ValueError(f"features is {features!r}, expected 'continuous' or 'quantized'")
         if max_tiles == 1:
-            pixels = self._pixels(images, "bicubic")
-            counts = [1] * len(pixels)
+            shown = self.look(images, features)
+            counts = [1] * len(shown)
         else:
             pixels, counts = self._tiles(images, max_tiles)
-        shown = embed_images(self.model, self.params, pixels, features == "quantized")
+            shown = self._look(pixels, features)
         return self._answer(shown, counts, questions, sampling, max_new_tokens, seeds)
+
+    def look(
+        self, images: ImageLike | Sequence[ImageLike], features: Features = "continuous"
+    ) -> Float[jax.Array, "N L D"]:
+        """Embeddings of images as `answer` reads them, each squeezed into one tile."""
+        return self._look(self._pixels(images, "bicubic"), features)
 
     def describe(
         self,
@@ -352,6 +356,11 @@ class LatentUM:
         tokens, lengths = self.prompter.pad(texts, room)
         is_slot = tokens == self.ids.img_context
         return embed_prompt(self.model, self.params, tokens, is_slot, shown), lengths
+
+    def _look(self, pixels: jax.Array, features: Features) -> jax.Array:
+        if features not in ("continuous", "quantized"):
+            raise ValueError(f"features is {features!r}, expected 'continuous' or 'quantized'")
+        return embed_images(self.model, self.params, pixels, features == "quantized")
 
     def _pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
         vision = self.config.vision

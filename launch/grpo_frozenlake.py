@@ -31,10 +31,11 @@ from latentum_jax.data.frozenlake.stream import random_state
 from latentum_jax.eval.chart import line_chart
 from latentum_jax.eval.reader import Reader
 from latentum_jax.files import BUNDLED, write_json, write_text
+from latentum_jax.judge import QuestionShape
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.rl.grpo import sampling_of
 from latentum_jax.rl.maze import maze_questions
-from latentum_jax.rl.self_reward import QuestionShape, question_batch, self_reward
+from latentum_jax.rl.self_reward import question_batch, self_reward
 from latentum_jax.rl.start import start_of
 from latentum_jax.train.recipe import load_config
 

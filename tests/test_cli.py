@@ -298,3 +298,15 @@ def test_eval_vsp(tmp_path, model, capsys):
     assert results["checkpoint"] == str(model) and results["levels"]["3"]["n"] == 1
     assert json.loads((tmp_path / "out/mazes.jsonl").read_text())["grid"] == list(MAZE.grid)
     assert "level  mazes  success" in capsys.readouterr().out
+
+
+def test_eval_vsp_on_published_maps(tmp_path, model, capsys):
+    """A folder of the published benchmark would not be read, or a bad map vanish without a word."""
+    folder = tmp_path / "maps/level3/table"
+    folder.mkdir(parents=True)
+    (folder / "0.txt").write_text("| | 1 | 2 | 3 |\n|a|@|_|_|\n|b|#|_|_|\n|c|_|_|*|\n")
+    (folder / "1.txt").write_text("| | 1 | 2 |\n|a|@|_|\n|b|#|*|\n")
+    argv = ["eval", "vsp", "--mazes", str(tmp_path / "maps"), "--checkpoint", str(model)]
+    assert cli.main([*argv, "--mode", "coarse", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/mazes.jsonl").read_text())["grid"] == list(MAZE.grid)
+    assert "1 files are no mazes; the first, level3/table/1.txt: " in capsys.readouterr().out

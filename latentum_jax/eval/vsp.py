@@ -5,7 +5,7 @@ the path need not be the shortest.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,13 +51,19 @@ def held_out(levels: Iterable[int], num: int, seed: int) -> list[Maze]:
 
 
 def evaluate(
-    model: LatentUM, mazes: Sequence[Maze], mode: Mode, out: str | Path, *, checkpoint: str
+    model: LatentUM,
+    mazes: Sequence[Maze],
+    mode: Mode,
+    out: str | Path,
+    *,
+    checkpoint: str,
+    unreadable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Solves the mazes; writes `out`/mazes.jsonl and then `out`/results.json, which it returns.
 
     Under "levels" there is, for each, the number of mazes, the share solved and its Wilson 95%
     interval; "mean" is the unweighted mean over levels. Fine plans also get "imagined", see
-    `score_images`.
+    `score_images`. "unreadable" names files of a published folder that are no mazes, and why.
     """
     if not mazes:
         raise ValueError("there are no mazes to solve")
@@ -69,6 +75,8 @@ def evaluate(
     if mode == "fine":
         walks = [(attempt.maze, attempt.moves, attempt.plan.codes) for attempt in attempts]
         results["imagined"] = score_images(model, walks)
+    if unreadable:
+        results["unreadable"] = dict(unreadable)
     lines = [_line(attempt, ok) for attempt, ok in zip(attempts, solved, strict=True)]
     write_jsonl(Path(out) / "mazes.jsonl", lines)
     write_json(Path(out) / "results.json", results)
@@ -137,6 +145,9 @@ def table(results: dict[str, Any]) -> str:
             f"of {imagined['steps']} imagined states, player right by its own answer "
             f"{imagined['own_answer']:.1%}, by the nearest frame {imagined['nearest_frame']:.1%}"
         )
+    if unreadable := results.get("unreadable"):
+        name, reason = next(iter(unreadable.items()))
+        lines.append(f"{len(unreadable)} files are no mazes; the first, {name}: {reason}")
     return "\n".join(lines)
 
 

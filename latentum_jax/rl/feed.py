@@ -21,10 +21,11 @@ from latentum_jax.data.interleaved import Row, RowShape, caption_row, stack
 from latentum_jax.data.lines import Lines
 from latentum_jax.data.loader import batches
 from latentum_jax.images import see
+from latentum_jax.judge import QuestionShape
 from latentum_jax.prompter import Prompter
 from latentum_jax.rl.maze import maze_questions
 from latentum_jax.rl.questions import Question, decompose
-from latentum_jax.rl.self_reward import QuestionShape, question_batch
+from latentum_jax.rl.self_reward import question_batch
 from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.data import Feed, Here, every_row, some_rows
 

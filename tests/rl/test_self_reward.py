@@ -20,12 +20,7 @@ from latentum_jax.models.mome import Stream
 from latentum_jax.prompter import Prompter
 from latentum_jax.rl.maze import maze_questions
 from latentum_jax.rl.questions import Question, decompose
-from latentum_jax.rl.self_reward import (
-    QuestionShape,
-    answer_tokens,
-    question_batch,
-    self_reward,
-)
+from latentum_jax.rl.self_reward import QuestionShape, probe_of, question_batch, self_reward
 from tests.small import SMALL
 
 SYSTEM = "Look."
@@ -39,9 +34,13 @@ QUESTIONS = (
 )
 
 
+def holding(questions, tokenizer, vision, system):
+    probes = [[probe_of(question, tokenizer) for question in asked] for asked in questions]
+    return QuestionShape.holding(probes, tokenizer, vision, system)
+
+
 def batch_of(small, questions=QUESTIONS, shape=None):
-    sizes = (questions, small.tokenizer, SMALL.vision, SYSTEM)
-    shape = shape or QuestionShape.holding(*sizes)
+    shape = shape or holding(questions, small.tokenizer, SMALL.vision, SYSTEM)
     return question_batch(questions, small.tokenizer, shape, vision=SMALL.vision, system=SYSTEM)
 
 
@@ -164,7 +163,7 @@ def test_options_that_begin_alike(small, options):
     """Their p would be the same whatever is right."""
     question = Question("count", "how many?", options, 0)
     with pytest.raises(ValueError, match=r"of 'how many\?' do not differ in the token"):
-        answer_tokens(question, small.tokenizer)
+        probe_of(question, small.tokenizer)
 
 
 STATE = advance(start_state(Maze(("SHF", "FHF", "FFG"))), "D")  # player (2, 1), goal (3, 3)
@@ -183,12 +182,12 @@ def test_answers_of_the_bundled_model(bundled):
     assert encode("row 2 column 3") == encode("row") + encode(" 2") + encode(" column") + encode(
         " 3"
     )
-    begin, following = answer_tokens(player_column, bundled.tokenizer)
+    _, begin, following = probe_of(player_column, bundled.tokenizer)
     assert begin == encode("row 2 column")
-    assert following == [encode(f" {n}")[0] for n in (1, 2, 3)]
-    assert answer_tokens(player_row, bundled.tokenizer)[0] == encode("row")
-    letters = answer_tokens(decompose("a photo of a bench")[0], bundled.tokenizer)
-    assert letters == ((), [encode("A")[0], encode("B")[0]])
+    assert following == tuple(encode(f" {n}")[0] for n in (1, 2, 3))
+    assert probe_of(player_row, bundled.tokenizer).begin == encode("row")
+    letters = probe_of(decompose("a photo of a bench")[0], bundled.tokenizer)
+    assert letters[1:] == ((), (encode("A")[0], encode("B")[0]))
 
 
 def test_the_bundled_model_knows_what_it_sees(bundled):
@@ -197,7 +196,7 @@ def test_the_bundled_model_knows_what_it_sees(bundled):
     captions = [caption(state) for state in (STATE, ELSEWHERE, ELSEWHERE, STATE)]
     questions = [maze_questions(text) for text in captions]
     sizes = (bundled.tokenizer, bundled.config.vision, bundled.chat.system)
-    shape = QuestionShape.holding(questions, *sizes)
+    shape = holding(questions, *sizes)
     batch = question_batch(questions, sizes[0], shape, vision=sizes[1], system=sizes[2])
     run = jax.jit(functools.partial(self_reward, bundled.model, temperature=1.0))
     reward, p_correct = run(stack_layers(bundled.params), batch, codes)
