@@ -2,7 +2,7 @@
 
 Chosen here: all but the data's form (RECON, 4 context frames). --config.init_from=DIR is
 LatentUM-Base, --config.data.path=FILE a JSONL in the published interleaved layout, its prompts
-those of `latentum_jax.generate.world`.
+those of `latentum_jax.data.navigation.words`.
 """
 
 from ml_collections import ConfigDict

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 
 from latentum_jax.convert.published import open_model, write_published
+from latentum_jax.data.navigation import words
 from latentum_jax.files import BUNDLED
-from latentum_jax.generate import world
 from latentum_jax.generate.image import generate
 from latentum_jax.generate.interleave import interleave
 from latentum_jax.generate.prompt import (
@@ -157,7 +157,7 @@ class LatentUM:
     def predict(
         self,
         frames: Sequence[Sequence[ImageLike]],
-        actions: Sequence[Sequence[world.Action | str]],
+        actions: Sequence[Sequence[words.Action | str]],
         *,
         guidance: float = 1.0,
         sampling: Sampling = SAMPLED,
@@ -175,7 +175,7 @@ class LatentUM:
             raise ValueError(f"rows of {sizes} frames and {told} actions, expected as many of both")
         pixels = self._pixels([frame for row in frames for frame in row], "bilinear")
         shown = embed_images(self.model, self.params, pixels, False)
-        prompts = [user_turn(world.prompt(row), self.chat.system) for row in actions]
+        prompts = [user_turn(words.prompt(row), self.chat.system) for row in actions]
         counts = [[1] * size for size in sizes]
         embedded, lengths = self._embed(prompts, shown, counts, self.config.vision.num_tokens)
         return self._draw(embedded, lengths, guidance, sampling, seeds)[0]
@@ -183,7 +183,7 @@ class LatentUM:
     def rollout(
         self,
         frames: Sequence[ImageLike],
-        actions: Sequence[world.Action | str],
+        actions: Sequence[words.Action | str],
         decode: Callable[..., np.ndarray],
         *,
         sampling: Sampling = SAMPLED,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from latentum_jax.config import ChatConfig
+from latentum_jax.data.navigation.words import Action, action_text, prompt
 from latentum_jax.generate.sampling import GREEDY, Sampling
-from latentum_jax.generate.world import Action, action_text, prompt
 from latentum_jax.images import load_image, preprocess
 from latentum_jax.models.folder import ModelFolder
 from latentum_jax.pixel_decoder import PixelDecoder

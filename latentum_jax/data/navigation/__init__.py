@@ -1,0 +1,1 @@
+"""A small world to walk through, and trajectories of frames and poses on disk (appendix D)."""
