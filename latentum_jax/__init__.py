@@ -9,6 +9,7 @@ Axis letters, used in every shape of this package:
     L  visual tokens of an image  V  codes of a codebook
     F  feature dimension of V, the pixel-shuffled ViT output
     J  images of a row            P  side of an image in pixels
+    W  steps of a rollout
 
 Branches: `und` (understanding: text, and images as they are read) and `gen` (generation: `<img>`
 about to draw, and the visual tokens being drawn).

@@ -1,6 +1,6 @@
 """`LatentUM.from_pretrained(...)`: a folder in, a model that answers, draws and plans out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +113,7 @@ class LatentUM:
         self, images: ImageLike | Sequence[ImageLike], features: Features = "continuous"
     ) -> Float[jax.Array, "N L D"]:
         """Embeddings of images as `answer` reads them, each squeezed into one tile."""
-        return self._look(self._pixels(images, "bicubic"), features)
+        return self._look(self.pixels(images, "bicubic"), features)
 
     def describe(
         self,
@@ -173,47 +173,12 @@ class LatentUM:
         if sizes != [len(row) for row in actions]:
             told = [len(row) for row in actions]
             raise ValueError(f"rows of {sizes} frames and {told} actions, expected as many of both")
-        pixels = self._pixels([frame for row in frames for frame in row], "bilinear")
+        pixels = self.pixels([frame for row in frames for frame in row], "bilinear")
         shown = embed_images(self.model, self.params, pixels, False)
         prompts = [user_turn(words.prompt(row), self.chat.system) for row in actions]
         counts = [[1] * size for size in sizes]
         embedded, lengths = self._embed(prompts, shown, counts, self.config.vision.num_tokens)
         return self._draw(embedded, lengths, guidance, sampling, seeds)[0]
-
-    def rollout(
-        self,
-        frames: Sequence[ImageLike],
-        actions: Sequence[words.Action | str],
-        decode: Callable[..., np.ndarray],
-        *,
-        sampling: Sampling = SAMPLED,
-        seeds: Sequence[int] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws frame after frame: codes [steps L C] and pictures [steps P P 3], as published.
-
-        The window of `frames` slides over the decoded 8-bit pictures, while the decoder goes on
-        from the given frames to the end.
-
-        Args:
-          frames: the F observed ones, oldest first.
-          actions: the F - 1 between them, then one for each step.
-          decode: `PixelDecoder.decode` of a decoder that takes F references, or a stand-in.
-          sampling: of the codes.
-          seeds: one for each step, 0, 1, ... by default.
-
-        Raises:
-          ValueError: fewer actions than frames, or whatever `predict` or `decode` refuse.
-        """
-        count = len(frames)
-        if len(actions) < count:
-            raise ValueError(f"{len(actions)} actions, expected at least one for {count} frames")
-        seen, codes = list(frames), []
-        for step, seed in enumerate(row_seeds(seeds, len(actions) - count + 1).tolist()):
-            window = slice(step, step + count)
-            settings = {"sampling": sampling, "seeds": [seed]}
-            codes.append(self.predict([seen[window]], [actions[window]], **settings))
-            seen.extend(decode(self.z_q(codes[-1]), references=frames, seeds=[seed]))
-        return np.concatenate(codes), np.stack(seen[count:])
 
     def plan(
         self,
@@ -234,7 +199,7 @@ class LatentUM:
         something else instead. A step's text has at most `max_text` tokens.
         """
         turn, limits = self.prompter.planning(mode, prompt, max_steps, max_text)
-        shown = embed_images(self.model, self.params, self._pixels(images, "bilinear"), False)
+        shown = embed_images(self.model, self.params, self.pixels(images, "bilinear"), False)
         prompts, counts = [turn] * len(shown), [[1]] * len(shown)
         rows = self._interleave(prompts, shown, counts, limits, text, codes, seeds)
         return [self.prompter.plan(*_said(rows, i)) for i in range(len(shown))]
@@ -249,14 +214,14 @@ class LatentUM:
         self, turn: str, image: ImageLike, resample: str, limits: Limits
     ) -> Float[np.ndarray, "T D"]:
         """One turn about one image, embedded, for an answer within these limits."""
-        shown = embed_images(self.model, self.params, self._pixels(image, resample), False)
+        shown = embed_images(self.model, self.params, self.pixels(image, resample), False)
         room = limits.room(self.config.vision.num_tokens)
         embedded, lengths = self._embed([turn], shown, [[1]], room)
         return np.asarray(embedded[0, : int(lengths[0])])
 
     def encode(self, images: ImageLike | Sequence[ImageLike]) -> tuple[np.ndarray, np.ndarray]:
         """Features V [B L F] and codes [B L C] of images, as the planner reads them."""
-        features, codes = encode_images(self.model, self.params, self._pixels(images, "bilinear"))
+        features, codes = encode_images(self.model, self.params, self.pixels(images, "bilinear"))
         return np.asarray(features), np.asarray(codes)
 
     def z_q(self, codes: np.ndarray) -> np.ndarray:
@@ -362,7 +327,8 @@ class LatentUM:
             raise ValueError(f"features is {features!r}, expected 'continuous' or 'quantized'")
         return embed_images(self.model, self.params, pixels, features == "quantized")
 
-    def _pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
+    def pixels(self, images: ImageLike | Sequence[ImageLike], resample: str) -> jax.Array:
+        """Images as the vision encoder takes them: uint8 [N P P 3]."""
         vision = self.config.vision
         return jnp.asarray(np.stack([see(i, vision, resample=resample) for i in _listed(images)]))
 

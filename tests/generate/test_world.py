@@ -1,6 +1,5 @@
 """The world model against the public code: its words, codes and rollout; then bad input."""
 
-import functools
 import json
 
 import numpy as np
@@ -8,13 +7,11 @@ import pytest
 
 from latentum_jax.config import ChatConfig
 from latentum_jax.data.navigation.words import Action, action_text, prompt
-from latentum_jax.generate.sampling import GREEDY, Sampling
-from latentum_jax.images import load_image, preprocess
+from latentum_jax.generate.sampling import Sampling
+from latentum_jax.images import preprocess
 from latentum_jax.models.folder import ModelFolder
-from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.tokenizer import Tokenizer, user_turn
-from tests.decoders import pixel_decoder
 from tests.published import GOLDEN, config, outputs, params
 
 FRAMES = [GOLDEN / f"world_model/context_{i}.png" for i in range(4)]
@@ -29,18 +26,6 @@ def text():
 def model():
     tokenizer = Tokenizer.from_folder(GOLDEN / "tiny")
     return LatentUM(ModelFolder(config(), ChatConfig(), params(), tokenizer))
-
-
-class Stub:
-    """The reference run's pixel decoder, which knows one picture; notes what it is given."""
-
-    def __init__(self):
-        self.picture = np.asarray(load_image(GOLDEN / "world_model/stub_decoded.png"))
-        self.given = []
-
-    def __call__(self, z_q, *, references, seeds):
-        self.given.append((z_q, references, seeds))
-        return self.picture[None]
 
 
 def test_words_are_the_published_ones(text):
@@ -61,33 +46,6 @@ def test_tokens_and_pixels_are_the_published_ones(model, text):
         assert list(model.prompter.tokens(asked, [1] * 4)) == expected
     pixels = np.stack([preprocess(frame, 112) for frame in FRAMES]).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(pixels, golden["pixel_values_step0"], atol=1e-6)
-
-
-def test_rollout_is_the_published_one(model, text):
-    """Breaks if the window does not slide, frames change places, or the references slide too."""
-    golden, stub = outputs("world_model/out"), Stub()
-    codes, pictures = model.rollout(FRAMES, text["actions"], stub, sampling=GREEDY)
-    np.testing.assert_array_equal(codes[:1], golden["codes_step0"])
-    np.testing.assert_array_equal(codes[1:], golden["codes_step1"])
-    np.testing.assert_array_equal(pictures, [stub.picture] * 2)
-    (_, first, _), (z_q, second, _) = stub.given
-    np.testing.assert_array_equal(z_q, golden["z_q_step1"])
-    assert first == second == FRAMES
-    assert [seeds for _, _, seeds in stub.given] == [[0], [1]]
-
-
-def test_rollout_through_a_reference_decoder(model, text):
-    """Breaks if what a decoder takes and gives is not what a rollout hands on."""
-    network, decoder_params = pixel_decoder("ref_decoder_tiny")
-    decoder = PixelDecoder(network.config, decoder_params)
-    decode = functools.partial(decoder.decode, steps=1)
-    codes, pictures = model.rollout(FRAMES, text["actions"], decode, sampling=GREEDY, seeds=[3, 4])
-    np.testing.assert_array_equal(codes[:1], outputs("world_model/out")["codes_step0"])
-    assert pictures.shape == (2, 112, 112, 3) and pictures.dtype == np.uint8
-    expected = decode(model.z_q(codes[1:]), references=FRAMES, seeds=[4])
-    np.testing.assert_array_equal(pictures[1:], expected)
-    again = model.predict([[*FRAMES[1:], pictures[0]]], [text["actions"][1:]], sampling=GREEDY)
-    np.testing.assert_array_equal(again, codes[1:])
 
 
 def test_rows_do_not_depend_on_batch_mates(model, text):
@@ -137,7 +95,6 @@ def test_bad_input_is_refused_in_one_sentence(model):
         (lambda: model.predict([[]], [[]]), "no images"),
         (lambda: model.predict([FRAMES, []], [["left"] * 4, []]), "no actions"),
         (lambda: model.predict([FRAMES[:1]], [["to <image>"]]), "is in 2 places of the prompt"),
-        (lambda: model.rollout(FRAMES, ["left"] * 3, Stub()), "3 actions, expected at least one"),
     ]:
         with pytest.raises(ValueError, match=message) as refused:
             call()
