@@ -62,6 +62,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "length": 0,
                 "images": 0,
                 "targets": 0,
+                "stride": 1,  # recon, navigation: frames from one of a row to its next
                 "levels": (3, 4, 5, 6),
                 "weights": (0.1, 0.2, 0.3, 0.4),
                 "harder": 0.4,

@@ -82,18 +82,24 @@ class Tokenizer:
             raise ValueError(f"{path} cannot be read as a tokenizer: {error}") from error
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """A byte-level BPE over `texts` with at most `vocab_size` tokens, special ones included."""
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, phrases: Sequence[str] = ()
+    ) -> "Tokenizer":
+        """A byte-level BPE over `texts` with at most `vocab_size` tokens, special ones included.
+
+        `phrases` are tokens of their own wherever they stand.
+        """
         base = BaseTokenizer(models.BPE())
         base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         base.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
+            vocab_size=vocab_size - len(phrases),
             special_tokens=[AddedToken(text, special=True) for text in SPECIAL.values()],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         base.train_from_iterator(texts, trainer)
+        base.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
         return cls(base)
 
     def save(self, folder: str | Path) -> None:

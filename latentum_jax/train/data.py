@@ -1,4 +1,4 @@
-"""A config's data: which rows, in which shapes, from mazes made on the fly or from files."""
+"""A config's data: which rows, in which shapes, made on the fly or from files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,10 +15,11 @@ from latentum_jax.config import (
     LatentUMConfig,
     VisionConfig,
 )
+from latentum_jax.data.buckets import Bucket, Make, batch_of
 from latentum_jax.data.datasets import open_tfds
 from latentum_jax.data.embeddings import Embeddings
 from latentum_jax.data.faults import Faults, blaming
-from latentum_jax.data.frozenlake.stream import Bucket, MazePictures, MazeRows, Mazes, batch_of
+from latentum_jax.data.frozenlake.stream import MazePictures, MazeRows, Mazes
 from latentum_jax.data.interleaved import (
     InterleavedLines,
     Row,
@@ -29,18 +30,29 @@ from latentum_jax.data.interleaved import (
     stack,
 )
 from latentum_jax.data.loader import batches
+from latentum_jax.data.navigation.recon import Trajectories
+from latentum_jax.data.navigation.samples import world_sample
+from latentum_jax.data.navigation.stream import NavigationPictures, NavigationRows
 from latentum_jax.data.pictures import Pictures
 from latentum_jax.data.records import Records
 from latentum_jax.data.streams import Streams
 from latentum_jax.data.text_image import text_image_row
 from latentum_jax.data.vqa import Conversations, conversation_row
 from latentum_jax.data.webdataset import TarShards
-from latentum_jax.images import load_image
+from latentum_jax.images import load_image, square
 from latentum_jax.tokenizer import Tokenizer
 
 Here = Callable[[int], slice]  # of so many rows in a batch, those that this process makes
-SOURCES = ("frozenlake", "jsonl", "vqa", "webdataset", "tfds", "records")
-PICTURE_SOURCES = ("frozenlake", "images", "webdataset", "tfds", "records")
+SOURCES = ("frozenlake", "navigation", "jsonl", "recon", "vqa", "webdataset", "tfds", "records")
+PICTURE_SOURCES = (
+    "frozenlake",
+    "navigation",
+    "recon",
+    "images",
+    "webdataset",
+    "tfds",
+    "records",
+)
 
 
 @runtime_checkable
@@ -73,9 +85,9 @@ def open_feed(
     Raises ValueError for an unknown source, or one that is missing, empty or damaged.
     """
     data = config.data
-    if data.source == "frozenlake":
-        rows = MazeRows(tokenizer, model.vision, chat.system, _mazes(data))
-        buckets = [_bucket(rows, **bucket) for bucket in data.buckets]
+    if data.source in ("frozenlake", "navigation"):
+        makers = _makers(data, tokenizer, model.vision, chat.system)
+        buckets = [_bucket(makers, **bucket) for bucket in data.buckets]
         return batches(lambda i: some_rows(batch_of(buckets, config.seed, i), here))
     shape = RowShape(data.length, data.images, data.targets, model.vision)
     if data.embeddings and (data.source != "jsonl" or data.packed):
@@ -86,6 +98,9 @@ def open_feed(
         source = InterleavedLines(data.path, cache=_cache(data))
         beside = Embeddings(data.embeddings) if data.embeddings else None
         make = lambda i: jsonl_row(source, i, tokenizer, shape, chat.system, beside)  # noqa: E731
+    elif data.source == "recon":
+        windows = source = Trajectories(data.path, size=data.images, stride=data.stride)
+        make = lambda i: world_row(windows, i, tokenizer, shape, chat.system)  # noqa: E731
     elif data.source == "vqa":
         source = Conversations(data.path, data.root, cache=_cache(data))
         said = {"system": chat.system}
@@ -108,16 +123,20 @@ def open_pictures(
     faults: Faults,
     here: Here = every_row,
 ) -> Feed:
-    """The same for a decoder: rows of `picture_row`, of mazes or of pictures on disk."""
+    """The same for a decoder: rows of `picture_row`, made on the fly or of pictures on disk."""
     data, side, references = config.data, decoder.image_size, decoder.mmdit.references
-    if data.source == "frozenlake":
-        row = MazePictures(vision, side, references, _mazes(data)).row
+    if data.source in ("frozenlake", "navigation"):
+        row = _pictures(data, vision, side, references)
         return batches(lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here))
     if data.source not in PICTURE_SOURCES:
         raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
     if data.source == "records":
         records = Records(data.path, made_by=data.made_by or None)
         return _streams(config, lambda i: latent_row(records, i), len(records), faults, here)
+    if data.source == "recon":
+        windows = Trajectories(data.path, size=max(2, references + 1), stride=data.stride)
+        make = lambda i: _last_picture(windows, i, vision, side, references)  # noqa: E731
+        return _streams(config, make, len(windows), faults, here)
     if references:
         raise ValueError(f"data.source {data.source!r} has single pictures, references are asked")
     if data.source == "images":
@@ -180,6 +199,20 @@ def jsonl_row(
         return row | {f"{side}_embedding": vector for side, vector in pair.items()}
 
 
+def world_row(
+    source: Trajectories, index: int, tokenizer: Tokenizer, shape: RowShape, system: str
+) -> Row:
+    """`interleaved_row` of a window: frames and actions, and the frame that follows (appendix D).
+
+    Raises BadSample where the window or one of its frames cannot be read, or does not fit.
+    """
+    window = source[index]
+    with blaming(window.where):
+        sample = world_sample(window.frames, window.poses, window.where)
+        draw = lambda path: np.asarray(load_image(path))  # noqa: E731
+        return interleaved_row(sample, tokenizer, shape, system=system, draw=draw)
+
+
 def record_row(source: Records, index: int, tokenizer: Tokenizer, shape: RowShape) -> Row:
     """`caption_row` of a text and codes that `latentum precompute` made.
 
@@ -213,6 +246,19 @@ def some_rows(batch: Row, here: Here) -> Row:
 def _picture(image: Any, where: str, vision: VisionConfig, side: int) -> Row:
     with blaming(where):
         return picture_row(image, vision, side)
+
+
+def _last_picture(
+    source: Trajectories, index: int, vision: VisionConfig, side: int, references: int
+) -> Row:
+    """The last frame of a window, and the frames before it where they are asked for."""
+    window = source[index]
+    with blaming(window.where):
+        row = picture_row(window.frames[-1], vision, side)
+        if references:
+            before = [square(x, side, canvas=vision.canvas) for x in window.frames[:-1]]
+            row |= {"references": np.stack(before)}
+        return row
 
 
 def _streams(
@@ -249,19 +295,46 @@ def _drawn(seed: int, index: int, rows: int, make: Callable[[np.random.Generator
     return stack([make(rng) for _ in range(rows)])
 
 
-def _bucket(
-    rows: MazeRows, kind: str, share: float, rows_a_batch: int, length: int, steps: tuple = (1, 1)
-) -> Bucket:
-    makers = {
-        "questions": lambda rng: rows.questions(rng, length, as_codes=False),
-        "code_questions": lambda rng: rows.questions(rng, length, as_codes=rng.random() < 0.8),
-        "captions": lambda rng: rows.caption(rng, length),
-        "fine": lambda rng: rows.fine(rng, length, tuple(steps)),
-        "coarse": lambda rng: rows.coarse(rng, length),
+def _pictures(data: ConfigDict, vision: VisionConfig, side: int, references: int) -> Make:
+    """What makes the rows of a decoder on the fly."""
+    if data.source == "navigation":
+        return NavigationPictures(vision, side, references, data.stride).row
+    return MazePictures(vision, side, references, _mazes(data)).row
+
+
+def _makers(
+    data: ConfigDict, tokenizer: Tokenizer, vision: VisionConfig, system: str
+) -> dict[str, Callable[..., Row]]:
+    """What makes a row of each kind on the fly, of (rng, length, steps)."""
+    if data.source == "navigation":
+        rows = NavigationRows(tokenizer, vision, system, data.stride)
+        own = {"world": lambda rng, length, steps: rows.world(rng, length)}
+    else:
+        rows = MazeRows(tokenizer, vision, system, _mazes(data))
+        own = {
+            "fine": rows.fine,
+            "coarse": lambda rng, length, steps: rows.coarse(rng, length),
+        }
+    return own | {
+        "questions": lambda rng, length, steps: rows.questions(rng, length, as_codes=False),
+        "code_questions": lambda rng, length, steps: rows.questions(
+            rng, length, as_codes=rng.random() < 0.8
+        ),
+        "captions": lambda rng, length, steps: rows.caption(rng, length),
     }
+
+
+def _bucket(
+    makers: dict[str, Callable[..., Row]],
+    kind: str,
+    share: float,
+    rows_a_batch: int,
+    length: int,
+    steps: tuple = (1, 1),
+) -> Bucket:
     if kind not in makers:
         raise ValueError(f"data.buckets: kind is {kind!r}, expected one of {tuple(makers)}")
-    return Bucket(share, rows_a_batch, makers[kind])
+    return Bucket(share, rows_a_batch, lambda rng: makers[kind](rng, length, tuple(steps)))
 
 
 def open_faults(config: ConfigDict, workdir: Path | None, process: int = 0) -> Faults:

@@ -16,7 +16,8 @@ from latentum_jax.config import AlignerConfig, ChatConfig, DecoderConfig, Latent
 from latentum_jax.convert.decoder import read_decoder
 from latentum_jax.convert.published import open_model
 from latentum_jax.data.faults import Faults
-from latentum_jax.data.frozenlake.stream import corpus
+from latentum_jax.data.frozenlake import stream as frozenlake
+from latentum_jax.data.navigation import stream as navigation
 from latentum_jax.decoder.folder import DecoderFolder, decoder_axes, write_decoder_folder
 from latentum_jax.decoder.pixel_decoder import PixelDecoder, init_decoder_params
 from latentum_jax.files import whole
@@ -49,6 +50,7 @@ from latentum_jax.train.stages.stage import Stage
 BESIDE = "beside_model.safetensors"  # what a stage trained that is not the model's
 CALIBRATION_BATCHES = 16
 SEEING = ("vision", "quantizer")  # parts of a model that make z_q of a picture
+TRAINED = {"frozenlake": frozenlake.train_tokenizer, "navigation": navigation.train_tokenizer}
 KNOWN = (*STAGES, *DECODER_STAGES, *ALIGNER_STAGES)
 Own = tuple[Stage, Stage, Mapping[str, Axes], Mapping[str, int]]  # the same of a `Start`
 
@@ -179,8 +181,8 @@ def starting_model(config: ConfigDict) -> ModelFolder:
             return requantized(folder, model, config.seed)
         _refuse("model", odd, config.init_from)
         return folder
-    if config.tokenizer == "frozenlake":
-        tokenizer = Tokenizer.train(corpus(), model.language.vocab_size)
+    if config.tokenizer in TRAINED:
+        tokenizer = TRAINED[config.tokenizer](model.language.vocab_size)
     else:
         tokenizer = Tokenizer.from_folder(config.tokenizer)
     if len(tokenizer) > model.language.vocab_size:

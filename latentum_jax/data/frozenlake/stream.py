@@ -1,10 +1,9 @@
-"""Endless training batches of mazes, each a pure function of (seed, index), never on disk.
+"""Endless training rows of mazes, never on disk.
 
 Every maze is drawn from the train split, so that no held-out grid is ever seen (App. C).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from latentum_jax.data.interleaved import (
     interleaved_row,
     picture_row,
     question_row,
-    stack,
 )
 from latentum_jax.images import see, square
 from latentum_jax.tokenizer import Tokenizer
@@ -150,23 +148,6 @@ class MazePictures:
         return {**row, "references": np.stack(drawn)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-    """Batches of one shape: `share` of all batches, `rows` rows each, made by `make(rng)`."""
-
-    share: float
-    rows: int
-    make: Callable[[np.random.Generator], Row]
-
-
-def batch_of(buckets: Sequence[Bucket], seed: int, index: int) -> Row:
-    """Batch `index` of the stream: a bucket is picked by its share, its rows are made."""
-    rng = np.random.default_rng((seed, index))
-    shares = np.asarray([bucket.share for bucket in buckets])
-    bucket = buckets[rng.choice(len(buckets), p=shares / shares.sum())]
-    return stack([bucket.make(rng) for _ in range(bucket.rows)])
-
-
 def corpus(seed: int = 0, count: int = 400) -> list[str]:
     """Texts that hold every word a maze model says or hears, to train its tokenizer on."""
     rng = np.random.default_rng(seed)
@@ -182,3 +163,8 @@ def corpus(seed: int = 0, count: int = 400) -> list[str]:
             parts = sample["messages"][1]["content"]
             texts += [part["text"] for part in parts if part["type"] == "text"]
     return texts + ["<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"] * 20
+
+
+def train_tokenizer(vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model that is trained on nothing else."""
+    return Tokenizer.train(corpus(), vocab_size)

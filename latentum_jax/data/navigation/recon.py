@@ -109,7 +109,7 @@ class Trajectories:
 
 def write_trajectory(
     folder: str | os.PathLike[str],
-    frames: Sequence[UInt8[np.ndarray, "h w 3"]],
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]] | UInt8[np.ndarray, "T h w 3"],
     poses: Float[np.ndarray, "T 3"],
     *,
     suffix: str = ".jpg",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentum_jax.data.frozenlake import samples
 from latentum_jax.data.frozenlake.frames import draw, states
 from latentum_jax.data.frozenlake.mazes import Maze
 from latentum_jax.data.frozenlake.samples import (
@@ -16,8 +15,8 @@ from latentum_jax.data.frozenlake.samples import (
     coarse_sample,
     fine_sample,
     read_action_plan,
-    write_jsonl,
 )
+from latentum_jax.data.messages import write_jsonl
 
 RING = Maze(("SFF", "FHF", "FFG"))
 
@@ -109,7 +108,7 @@ def test_read_action_plan(string, moves):
 def test_write_jsonl(tmp_path):
     """What is read from disk would differ from what is streamed."""
     written = [fine_sample(RING), coarse_sample(RING)]
-    path = write_jsonl(iter(written), tmp_path / "data")
+    path = write_jsonl(iter(written), tmp_path / "data", draw)
     assert path == tmp_path / "data" / "samples.jsonl"
     read = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(read) == 2
@@ -130,7 +129,7 @@ def test_write_jsonl(tmp_path):
 
 def test_interrupted_writing_leaves_the_older_list(tmp_path, monkeypatch):
     """A run that dies would leave half a list, half a picture, or spoil what was there."""
-    path = write_jsonl([fine_sample(RING)], tmp_path)
+    path = write_jsonl([fine_sample(RING)], tmp_path, draw)
     before = path.read_text()
     pictures = {file.name: file.read_bytes() for file in (tmp_path / "images").iterdir()}
 
@@ -138,9 +137,9 @@ def test_interrupted_writing_leaves_the_older_list(tmp_path, monkeypatch):
         file.write_bytes(b"half a picture")
         raise OSError("disk full")
 
-    monkeypatch.setattr(samples.Image.Image, "save", half)
+    monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(OSError, match="disk full"):
-        write_jsonl([fine_sample(RING, "RRDD")], tmp_path)
+        write_jsonl([fine_sample(RING, "RRDD")], tmp_path, draw)
     assert path.read_text() == before
     assert {f.name: f.read_bytes() for f in (tmp_path / "images").iterdir()} == pictures
     assert sorted(file.name for file in tmp_path.iterdir()) == ["images", "samples.jsonl"]

@@ -1,6 +1,5 @@
 """The endless stream: no held-out maze ever, every sample fits its row, every index is its own."""
 
-import chex
 import numpy as np
 import pytest
 
@@ -11,10 +10,8 @@ from latentum_jax.data.frozenlake import stream
 from latentum_jax.data.frozenlake.frames import states
 from latentum_jax.data.frozenlake.mazes import Maze, shortest_path, split_of
 from latentum_jax.data.frozenlake.stream import (
-    Bucket,
     MazeRows,
     Mazes,
-    batch_of,
     corpus,
     question_turns,
     random_state,
@@ -134,15 +131,3 @@ def test_a_random_state_is_one_that_a_walk_reaches():
         assert state.player not in maze.holes
         assert state.visited == frozenset() or maze.start in state.visited
     assert states(maze, "")[0].player == maze.start
-
-
-def test_batches_follow_the_shares_and_the_seed():
-    """Breaks if buckets are picked evenly, or two runs of one seed see different data."""
-    buckets = [
-        Bucket(share, 2, lambda rng, tag=tag: {"tag": np.asarray(tag), "x": rng.random()})
-        for tag, share in enumerate((0.8, 0.2))
-    ]
-    tags = [batch_of(buckets, 0, index)["tag"][0] for index in range(300)]
-    assert 30 <= sum(tags) <= 90  # 0.2 of 300 is 60, a standard error is 7
-    chex.assert_trees_all_equal(batch_of(buckets, 3, 17), batch_of(buckets, 3, 17))
-    assert batch_of(buckets, 3, 17)["x"][0] != batch_of(buckets, 4, 17)["x"][0]

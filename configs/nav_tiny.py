@@ -1,0 +1,65 @@
+"""A tiny world model: every stage of the paper, from nothing, in rooms made on the fly."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from latentum_jax.config import LatentUMConfig
+from latentum_jax.configs.base import base
+from latentum_jax.configs.frozenlake_tiny import bucket
+
+
+def nav_model() -> LatentUMConfig:
+    """`tiny`, of 96 px pictures as they are, with 64 codes a codebook: a patch shows more things
+    than a cell of a maze."""
+    tiny = LatentUMConfig.tiny()
+    return dataclasses.replace(
+        tiny,
+        vision=dataclasses.replace(tiny.vision, canvas=None),
+        quantizer=dataclasses.replace(tiny.quantizer, codebook_size=64),
+    )
+
+
+def get_config() -> ConfigDict:
+    """vlm -> mbaq -> mome -> sft."""
+    config = base(nav_model())
+    config.tokenizer = "navigation"
+    config.chat.system = ""
+    config.data.source = "navigation"
+    config.ema = 0.998
+    config.chain = ("vlm", "mbaq", "mome", "sft")
+    config.links = {
+        "vlm": {
+            "stage": "vlm",
+            "steps": 3000,
+            "optimizer": {"learning_rate": 1.5e-3, "weight_decay": 0.3},
+            "data": {"buckets": (bucket("questions", 1.0, 32, 272),)},
+        },
+        "mbaq": {
+            "stage": "mbaq",
+            "steps": 1200,
+            "ema": 0.0,  # codes move when dead ones restart: an average of them is of no use
+            "optimizer": {"learning_rate": 1e-2, "warmup": 50},
+            "data": {"buckets": (bucket("questions", 1.0, 32, 272),)},
+        },
+        "mome": {
+            "stage": "mome",
+            "steps": 300,
+            "optimizer": {"learning_rate": 2e-3, "warmup": 50},
+            "data": {"buckets": (bucket("captions", 1.0, 48, 64),)},
+        },
+        "sft": {
+            "stage": "sft",
+            "steps": 8000,
+            "code_noise": 0.05,
+            "optimizer": {"learning_rate": 1e-3, "warmup": 200},
+            "data": {
+                "buckets": (
+                    bucket("world", 0.7, 24, 288),
+                    bucket("code_questions", 0.25, 24, 272),
+                    bucket("captions", 0.05, 48, 64),
+                )
+            },
+        },
+    }
+    return config
