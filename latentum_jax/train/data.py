@@ -29,7 +29,7 @@ from latentum_jax.data.interleaved import (
     picture_row,
     stack,
 )
-from latentum_jax.data.loader import batches
+from latentum_jax.data.loader import Batches
 from latentum_jax.data.navigation.recon import Trajectories
 from latentum_jax.data.navigation.samples import world_sample
 from latentum_jax.data.navigation.stream import NavigationPictures, NavigationRows
@@ -88,7 +88,8 @@ def open_feed(
     if data.source in ("frozenlake", "navigation"):
         makers = _makers(data, tokenizer, model.vision, chat.system)
         buckets = [_bucket(makers, **bucket) for bucket in data.buckets]
-        return batches(lambda i: some_rows(batch_of(buckets, config.seed, i), here))
+        make_batch = lambda i: some_rows(batch_of(buckets, config.seed, i), here)  # noqa: E731
+        return Batches(make_batch, workers=data.workers)
     shape = RowShape(data.length, data.images, data.targets, model.vision)
     if data.embeddings and (data.source != "jsonl" or data.packed):
         raise ValueError(
@@ -127,7 +128,8 @@ def open_pictures(
     data, side, references = config.data, decoder.image_size, decoder.mmdit.references
     if data.source in ("frozenlake", "navigation"):
         row = _pictures(data, vision, side, references)
-        return batches(lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here))
+        make_batch = lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here)  # noqa: E731
+        return Batches(make_batch, workers=data.workers)
     if data.source not in PICTURE_SOURCES:
         raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
     if data.source == "records":
