@@ -54,6 +54,14 @@ def levels(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in found))
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """ "0.2,0,-18" as three numbers."""
+    found = tuple(number(part) for part in text.split(","))
+    if len(found) != 3:
+        raise argparse.ArgumentTypeError(f"expected DX,DY,DYAW, got {text!r}")
+    return found
+
+
 def add_command(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -> Parser:
     """A command that calls `run`, whose docstring is its help; with `--checkpoint` where wanted."""
     command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)

@@ -137,10 +137,7 @@ def _add_model_commands(commands: Any) -> None:
     command = add_command(commands, "generate", do.generate, checkpoint=True)
     command.add_argument("prompts", nargs="+", metavar="PROMPT")
     command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
-    command.add_argument("--temperature", type=number, default=0.9)
-    command.add_argument("--top-k", type=whole_number, default=50)
-    command.add_argument("--top-p", type=number, default=0.95)
-    command.add_argument("--seed", type=whole_number, default=0)
+    _add_sampling(command)
     command.add_argument("--out", type=Path, default=Path("codes.npz"), metavar="CODES.npz")
     text = "draws them as PNG, by the pixel decoder"
     command.add_argument("--images", type=Path, metavar="DIR", help=text)
@@ -160,6 +157,33 @@ def _add_model_commands(commands: Any) -> None:
     text = "draws what was imagined as PNG and GIF, beside the simulator's pictures"
     command.add_argument("--frames", type=Path, metavar="DIR", help=text)
     add_decoder(command)
+
+    command = add_command(commands, "rollout", do.roll_out, checkpoint=True)
+    text = "the frames seen so far, oldest first: 4 for a published world model"
+    command.add_argument("frames", nargs="*", type=Path, metavar="FRAME", help=text)
+    text = "frames and actions of this folder, as NWM keeps RECON, from frame --first on"
+    command.add_argument("--trajectory", type=Path, metavar="DIR", help=text)
+    command.add_argument("--first", type=whole_number, default=0, metavar="N")
+    text = "with --trajectory: frames to come (default: as many as it has)"
+    command.add_argument("--steps", type=positive, metavar="N", help=text)
+    text = "one a line, those between the frames first: Action(dx, dy, dyaw) or words"
+    command.add_argument("--actions", type=Path, metavar="FILE", help=text)
+    text = "what a predicted frame is seen as: its codes, or its decoded picture, as published"
+    command.add_argument("--recurrence", choices=("latent", "pixels"), default="latent", help=text)
+    text = "which frames are drawn as PNG and GIF"
+    command.add_argument("--draw", choices=("all", "last", "none"), default="all", help=text)
+    command.add_argument("--decode-steps", type=positive, default=25, help="of the pixel decoder")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _add_sampling(command)
+    add_decoder(command)
+
+
+def _add_sampling(command: Parser) -> None:
+    """How codes are drawn; the defaults are those of the public code."""
+    command.add_argument("--temperature", type=number, default=0.9)
+    command.add_argument("--top-k", type=whole_number, default=50)
+    command.add_argument("--top-p", type=number, default=0.95)
+    command.add_argument("--seed", type=whole_number, default=0)
 
 
 def _add_compile(commands: Any) -> None:

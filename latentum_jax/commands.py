@@ -74,6 +74,29 @@ def plan(args: argparse.Namespace) -> None:
         print(f"what was imagined is drawn in {args.frames}")
 
 
+def roll_out(args: argparse.Namespace) -> None:
+    """Imagines the frames that come of some frames and actions, in pixels or latent throughout."""
+    from latentum_jax.eval import walks
+    from latentum_jax.generate.sampling import Sampling
+
+    not_a_file(args.out)
+    walked = walks.read_walk(args.frames, args.trajectory, args.actions, args.first, args.steps)
+    model = load_model(args)
+    needs_decoder = args.recurrence == "pixels" or args.draw != "none"
+    walks.roll_out(
+        model,
+        load_decoder(args) if needs_decoder else None,
+        walked,
+        args.out,
+        through_pixels=args.recurrence == "pixels",
+        draw=args.draw,
+        decode_steps=args.decode_steps,
+        sampling=Sampling(args.temperature, args.top_k, args.top_p),
+        seed=args.seed,
+    )
+    print(f"{len(walked.actions) - len(walked.frames) + 1} frames imagined, in {args.out}")
+
+
 def train(args: argparse.Namespace) -> None:
     """Trains by a recipe; goes on where an earlier run in the same folder stopped."""
     from latentum_jax.train.memory import restart_with_huge_pages

@@ -11,6 +11,7 @@ from latentum_jax.arguments import (
     add_question,
     levels,
     number,
+    numbers,
     positive,
     whole_number,
 )
@@ -24,6 +25,7 @@ def add_evals(commands: Any) -> None:
     _add_maze_evals(evals)
     _add_drawing_evals(evals)
     _add_asking_evals(evals)
+    _add_recon(evals)
 
 
 def _add_maze_evals(evals: Any) -> None:
@@ -112,4 +114,33 @@ def _add_features(command: Parser) -> None:
     """What a picture is seen through, and where results go."""
     ways = ("continuous", "quantized", "both")
     command.add_argument("--features", choices=ways, default="continuous")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_recon(evals: Any) -> None:
+    command = add_command(evals, "recon", do.eval_recon, checkpoint=True)
+    text = "trajectories as NWM keeps RECON (default: held-out walks of the small world)"
+    command.add_argument("--data", type=Path, metavar="DIR", help=text)
+    command.add_argument("--num", type=positive, default=100, help="episodes")
+    command.add_argument("--stride", type=positive, default=1, help="frames from one to the next")
+    command.add_argument(
+        "--steps", type=positive, default=8, help="from the last frame to the goal"
+    )
+    command.add_argument("--samples", type=positive, default=120, help="candidates of a round")
+    command.add_argument("--elites", type=positive, default=5, help="that make the next round")
+    command.add_argument("--iterations", type=positive, default=1, help="rounds")
+    command.add_argument("--rollouts", type=positive, default=3, help="of a candidate, averaged")
+    text = "straight on and a turn in the end, as published, or the whole action over and over"
+    command.add_argument("--path", choices=("line", "arc"), default="line", help=text)
+    text = "of the first candidates, meters and degrees (default: RECON's)"
+    command.add_argument("--mean", type=numbers, metavar="DX,DY,DYAW", help=text)
+    command.add_argument("--std", type=numbers, metavar="DX,DY,DYAW", help=text)
+    text = (
+        "AlexNet's weights and LPIPS's of its channels: costs are of decoded frames, as published"
+    )
+    command.add_argument("--lpips", type=Path, nargs=2, metavar=("ALEXNET", "CHANNELS"), help=text)
+    command.add_argument("--allow-pickle", action="store_true", help="read torch's own files too")
+    command.add_argument("--decode-steps", type=positive, default=25, help="of the pixel decoder")
+    add_decoder(command)
+    command.add_argument("--seed", type=whole_number, default=0)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -171,6 +171,48 @@ def eval_mcq(args: argparse.Namespace) -> None:
     print(mcq.table(results["features"], given.left_out), end="")
 
 
+def eval_recon(args: argparse.Namespace) -> None:
+    """Plans towards pictures in the world model, by the cross-entropy method."""
+    import dataclasses
+    import functools
+
+    from latentum_jax.data.navigation.recon import Trajectories
+    from latentum_jax.data.navigation.samples import CONTEXT
+    from latentum_jax.eval import recon, runs
+    from latentum_jax.eval.cem import CEM
+
+    not_a_file(args.out)
+    given = {name: value for name in ("mean", "std") if (value := getattr(args, name))}
+    names = ("samples", "elites", "iterations", "steps", "path")
+    search = CEM(**{n: getattr(args, n) for n in names}, repeats=args.rollouts, **given)
+    if args.data is None:
+        episodes = recon.held_out(args.num, args.seed, args.steps, args.stride)
+    else:
+        windows = Trajectories(args.data, size=CONTEXT + args.steps, stride=args.stride)
+        episodes = list(recon.of_folder(windows, args.num, args.seed))
+    settings = {
+        "benchmark": "recon",
+        **_of_model(args),
+        "data": None if args.data is None else str(args.data),
+        **{name: getattr(args, name) for name in ("num", "stride", "seed")},
+        "search": dataclasses.asdict(search),
+        "cost": "latent" if args.lpips is None else "lpips",
+    }
+    model, cost = load_model(args), recon.latent_cost
+    if args.lpips is not None:
+        from latentum_jax.convert.lpips import read_lpips
+        from latentum_jax.eval.lpips import lpips
+
+        distance = functools.partial(lpips, read_lpips(*args.lpips, allow_pickle=args.allow_pickle))
+        decode = functools.partial(load_decoder(args).decode, steps=args.decode_steps)
+        settings |= {"decoder": str(args.decoder), "decode_steps": args.decode_steps}
+        cost = functools.partial(recon.pixel_cost, decode=decode, distance=distance)
+    with runs.run_in(args.out, settings) as run:
+        results = recon.evaluate(model, episodes, run, search, args.seed, cost)
+        run.finish(results, recon.table(results))
+    print(recon.table(results), end="")
+
+
 def _of_model(args: argparse.Namespace) -> dict[str, Any]:
     from latentum_jax.eval.runs import model_settings
     from latentum_jax.pretrained import find_model

@@ -17,6 +17,7 @@ from latentum_jax.data.frozenlake.questions import caption, parse_caption
 from latentum_jax.embed import image_latents, text_latents
 from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.questions import held_out_states
+from latentum_jax.eval.runs import interval
 from latentum_jax.files import write_json, write_text
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.pretrained import LatentUM
@@ -130,13 +131,6 @@ def round_trip(captions: Sequence[str], told: Sequence[str]) -> dict[str, dict[s
     right = {name: [b is not None and a[name] == b[name] for a, b in pairs] for name in FIELDS}
     found = {"parsed": [b is not None for b in read], **right, "exact": [a == b for a, b in pairs]}
     return {name: interval(np.asarray(hits)) for name, hits in found.items()}
-
-
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean, and half the width of its 95% interval."""
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": float(values.mean()), "ci95": float(1.96 * error)}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

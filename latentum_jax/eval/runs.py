@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latentum_jax.files import locked, write_json, write_text
 
 ENDS = 1 << 16  # bytes of a weights file that tell it from others
@@ -129,6 +131,13 @@ def digest_of(files: Sequence[Path]) -> str:
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def interval(values: np.ndarray) -> dict[str, float]:
+    """Mean, and half the width of its 95% interval."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {"mean": float(values.mean()), "ci95": float(1.96 * error)}
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

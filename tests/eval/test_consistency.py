@@ -9,6 +9,7 @@ from latentum_jax.data.frozenlake.frames import start_state
 from latentum_jax.data.frozenlake.mazes import unique_mazes
 from latentum_jax.data.frozenlake.questions import caption
 from latentum_jax.eval import consistency
+from latentum_jax.eval.runs import interval
 from latentum_jax.generate.sampling import GREEDY
 from tests.fake_model import FakeModel
 
@@ -79,7 +80,7 @@ def test_fields_by_hand():
 
 def test_interval_by_hand():
     """0, 1, 1, 0: deviation 0.57735, / sqrt 4 x 1.96 = 0.56580."""
-    found = consistency.interval(np.array([0, 1, 1, 0]))
+    found = interval(np.array([0, 1, 1, 0]))
     assert found["mean"] == 0.5 and found["ci95"] == pytest.approx(0.5658, abs=1e-4)
 
 
