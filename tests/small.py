@@ -76,10 +76,15 @@ class Small:
 @functools.cache
 def make_small() -> Small:
     """Made without compiling anything."""
-    flat = {path: _random(path, shape) for path, shape in expected_shapes(SMALL).items()}
-    params = traverse_util.unflatten_dict(flat, sep="/")
+    params = random_params(SMALL)
     tokenizer = Tokenizer.train(["Done! move up down left right"], SMALL.language.vocab_size)
     return Small(LatentUM(SMALL), params, tokenizer)
+
+
+def random_params(config: LatentUMConfig) -> Params:
+    """Of a model of these sizes."""
+    flat = {path: _random(path, shape) for path, shape in expected_shapes(config).items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _random(path: str, shape: tuple[int, ...]) -> jax.Array:

@@ -148,8 +148,8 @@ def score(episode: Episode, actions: Sequence[Action]) -> dict[str, float]:
     gone, true = np.asarray(poses), episode.poses
     turned = np.degrees(gone[-1, 2] - true[-1, 2])
     return {
-        "ate": ate(gone, true),
-        "rpe": rpe(gone, true)[0],
+        "ate": ate(true, gone),
+        "rpe": rpe(true, gone)[0],
         "position": float(np.linalg.norm(gone[-1, :2] - true[-1, :2])),
         "yaw": float(abs((turned + 180) % 360 - 180)),
     }

@@ -51,7 +51,7 @@ class LatentUM(nn.Module):
         """z, z_q and codes of features."""
         return self.quantizer(features)
 
-    def understand_quantized(self, z_q: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
+    def understand_quantized(self, z_q: Float[Array, "*b L E"]) -> Float[Array, "*b L D"]:
         """up_proj: embeddings that stand for mlp1's (MBAQ training, quantized understanding)."""
         return self.quantizer.up(z_q).astype(self.dtype)
 

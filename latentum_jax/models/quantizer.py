@@ -52,7 +52,7 @@ class MBAQ(nn.Module):
         """z_q of codes."""
         return look_up(codes, self.codebook)
 
-    def up(self, z_q: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
+    def up(self, z_q: Float[Array, "*b L E"]) -> Float[Array, "*b L D"]:
         """The understanding embedding of quantized features."""
         return self.up_proj(z_q)
 
