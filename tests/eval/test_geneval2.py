@@ -86,12 +86,11 @@ def test_pairs_and_objects(tmp_path):
         ({"vqa_list": [["Is it?", " "]]}, "has no words"),
         ({"skills": ["a", "b"]}, '"skills" is .*, expected one for each of 1 questions'),
         ({"atom_count": "two"}, "\"atom_count\" is 'two', expected a whole number"),
-        ({"prompt": "two dogs"}, "line 2: prompt 'two dogs' was there before"),
     ],
 )
 def test_what_is_no_prompt(tmp_path, change, words):
     """A question would be lost, and the mean of the others be called the prompt's."""
-    lines = [json.dumps(GOOD), json.dumps({**GOOD, "prompt": "b", **change})]
+    lines = [json.dumps(GOOD), json.dumps({**GOOD, **change})]
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=words):
         geneval2.read_prompts(tmp_path / "d.jsonl")
@@ -123,3 +122,5 @@ def test_answers_that_do_not_fit(tmp_path, lines, words):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(ValueError, match=words):
         geneval2.read_answers(tmp_path / "a.jsonl", PROMPTS)
+    with pytest.raises(ValueError, match="entry 1 of the data: prompt 'a' was there before"):
+        geneval2.read_answers(tmp_path / "a.jsonl", PROMPTS[:1] * 2)

@@ -25,6 +25,8 @@ def picture():
         ("A: dog", "A"),
         ("The answer is B.", "B"),
         ("Option (C)", "C"),
+        ("Answer: B because it is blue", "B"),
+        ("The answer is A", "A"),
         ("B is right", "B"),
         ("A dog", "A"),  # by its words: that "A" is an article
         ("It is a red dog!", "A"),
