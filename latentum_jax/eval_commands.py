@@ -87,6 +87,7 @@ def eval_geneval(args: argparse.Namespace) -> None:
     """Draws GenEval's prompts into its own layout, or scores what a detector saw in them."""
     from latentum_jax.eval import geneval, runs
     from latentum_jax.files import write_json, write_text
+    from latentum_jax.pixel_decoder import find_decoder
 
     not_a_file(args.out)
     prompts = geneval.read_prompts(args.prompts)
@@ -103,7 +104,10 @@ def eval_geneval(args: argparse.Namespace) -> None:
         return
     drawing = {**_drawing(args), "steps": args.steps}
     model, decoder = load_model(args), load_decoder(args)
-    settings = {**shared, **_of_model(args), "decoder": str(args.decoder), **_told(drawing)}
+    settings = {**shared, **_of_model(args), **_told(drawing)}
+    if args.decoder is not None:
+        folder = find_decoder(args.decoder)
+        settings["decoder"] = runs.model_settings(str(args.decoder), folder, None)["model"]
     with runs.run_in(args.out, settings) as run:
         geneval.draw(model, decoder, prompts, run, samples=args.samples, **drawing)
     count = len(prompts) * args.samples

@@ -46,9 +46,9 @@ def read_prompts(file: Path) -> list[Prompt]:
     """The prompts of a file, {"prompt", "atom_count", "vqa_list", "skills"} a line; "vqa_list" has
     pairs [question, answer], or objects of both, "skills" one for each or none.
 
-    Raises ValueError naming the line that is not of this form, or whose prompt was there before.
+    Raises ValueError naming the line that is not of this form.
     """
-    found, places = [], []
+    found = []
     for place, record in read_records(file):
         text = field(record, place, "prompt", str)
         questions = tuple(_pair(q, place) for q in field(record, place, "vqa_list", list))
@@ -60,8 +60,6 @@ def read_prompts(file: Path) -> list[Prompt]:
                 f"{len(questions)} questions"
             )
         found.append(Prompt(text, questions, atoms, tuple(str(skill) for skill in skills)))
-        places.append((text, place))
-    unique(places, "prompt")
     return found
 
 
@@ -69,8 +67,10 @@ def read_answers(file: Path, prompts: Sequence[Prompt]) -> list[list[float]]:
     """Probabilities of right answers that another judge gave, {"prompt", "answers": [p, ...]} a
     line, in the order of the prompts and their questions.
 
-    Raises ValueError where they do not fit the prompts, or one is no probability.
+    Raises ValueError where they do not fit the prompts, which must differ, or one is no
+    probability.
     """
+    unique(((prompt.text, f"entry {n} of the data") for n, prompt in enumerate(prompts)), "prompt")
     known = {prompt.text: prompt for prompt in prompts}
     found: dict[str, list[float]] = {}
     places = []

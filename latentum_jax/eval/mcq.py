@@ -104,9 +104,12 @@ def read_letter(said: str, options: Sequence[str]) -> str | None:
     text = said.strip()
     if begin := re.match(rf"\(?([{letters}{letters.lower()}])(?:[).:,]|$)", text):
         return begin[1].upper()
-    alone = re.findall(rf"(?<![\w'])\(?([{letters}])(?:[).:,]|$|(?= is\b))", text)
-    if len(set(alone)) == 1:
-        return alone[0]
+    found = re.finditer(rf"(?<![\w'])([{letters}])(?![\w'])", text)
+    # "A" and "I" may be words: they are letters before a stop, before "is" and at the end.
+    ends = re.compile(r"[).:,]|\s*$| is\b")
+    alone = {m[1] for m in found if m[1] not in "AI" or ends.match(text, m.end())}
+    if len(alone) == 1:
+        return alone.pop()
     named = [
         letter
         for letter, option in zip(letters, options, strict=True)

@@ -55,7 +55,7 @@ def says_yes(said: str) -> bool:
     return not {"No", "no", "not"} & set(words)
 
 
-def score(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+def score(pairs: Sequence[tuple[bool, bool]]) -> dict[str, int | float]:
     """Of (answered yes, yes is right): accuracy, precision, recall and F1 of yes (0 where there is
     nothing to divide by), and the share of answers that are yes."""
     hits = sum(said and true for said, true in pairs)
