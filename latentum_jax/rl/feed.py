@@ -115,7 +115,8 @@ def open_prompts(
             f"data.source is {config.data.source!r} and grpo.task {config.grpo.task!r}: expected "
             "'frozenlake' with 'draw' or 'plan', or 'prompts' with 'draw'"
         )
-    return Batches(lambda i: some_rows(_grouped(row, config.seed, i, rows // group, group), here))
+    parts = {rows: here(rows)}
+    return Batches(lambda i: some_rows(_grouped(row, config.seed, i, rows // group, group), parts))
 
 
 def _grouped(row: Callable, seed: int, index: int, prompts: int, group: int) -> Row:

@@ -1,7 +1,7 @@
 """A config's data: which rows, in which shapes, made on the fly or from files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -88,7 +88,8 @@ def open_feed(
     if data.source in ("frozenlake", "navigation"):
         makers = _makers(data, tokenizer, model.vision, chat.system)
         buckets = [_bucket(makers, **bucket) for bucket in data.buckets]
-        make_batch = lambda i: some_rows(batch_of(buckets, config.seed, i), here)  # noqa: E731
+        parts = {bucket.rows: here(bucket.rows) for bucket in buckets}
+        make_batch = lambda i: some_rows(batch_of(buckets, config.seed, i), parts)  # noqa: E731
         return Batches(make_batch, workers=data.workers)
     shape = RowShape(data.length, data.images, data.targets, model.vision)
     if data.embeddings and (data.source != "jsonl" or data.packed):
@@ -128,7 +129,8 @@ def open_pictures(
     data, side, references = config.data, decoder.image_size, decoder.mmdit.references
     if data.source in ("frozenlake", "navigation"):
         row = _pictures(data, vision, side, references)
-        make_batch = lambda i: some_rows(_drawn(config.seed, i, data.rows, row), here)  # noqa: E731
+        parts = {data.rows: here(data.rows)}
+        make_batch = lambda i: some_rows(_drawn(config.seed, i, data.rows, row), parts)  # noqa: E731
         return Batches(make_batch, workers=data.workers)
     if data.source not in PICTURE_SOURCES:
         raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
@@ -240,9 +242,10 @@ def expect(row: Row, names: Sequence[str]) -> None:
         raise ValueError(f"it has {sorted(row)}, expected {missing[0]}")
 
 
-def some_rows(batch: Row, here: Here) -> Row:
-    """Those that are wanted of a whole batch: mazes are cheap, and drawn one after another."""
-    return {name: x[here(len(x))] for name, x in batch.items()}
+def some_rows(batch: Row, parts: Mapping[int, slice]) -> Row:
+    """Those that are wanted of a whole batch, by its number of rows: what is made on the fly is
+    cheap, and drawn one after another."""
+    return {name: x[parts[len(x)]] for name, x in batch.items()}
 
 
 def _picture(image: Any, where: str, vision: VisionConfig, side: int) -> Row:
