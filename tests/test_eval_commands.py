@@ -97,7 +97,7 @@ def run_cut_and_resumed(command, out, calls, other, capsys):
     """
     argv = ["eval", *command.split(), "--out", str(out)]
     assert cli.main(argv) == 2
-    assert "error: the judge has gone home" in capsys.readouterr().err
+    assert "the judge has gone home\n" in capsys.readouterr().err
     assert not (out / "results.json").exists()
     first = items(out)
     assert first
@@ -253,6 +253,17 @@ def test_geneval(here, tmp_path, monkeypatch, capsys):
     assert json.loads((here / "results.json").read_text())["missing"] == ["00001/samples/0000.png"]
     assert cli.main([*argv, "--samples", "4"]) == 2
     assert "holds another run: samples was 2 and is 4" in capsys.readouterr().err
+
+
+def test_a_broken_picture_is_named(here, bench, tmp_path, capsys):
+    """Among thousands of questions the one to mend would have to be searched for."""
+    shutil.copytree(bench / "img", tmp_path / "img")
+    (tmp_path / "img/2.png").write_text("no picture")
+    argv = f"eval pope --data pope_random.json --images {tmp_path / 'img'} --out {here}".split()
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    assert "in questions random/2 to random/2: image " in err and "2.png: not an image" in err
+    assert [item["key"] for item in items(here)] == ["continuous/random/0", "continuous/random/1"]
 
 
 BAD = [

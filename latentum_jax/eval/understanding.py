@@ -46,7 +46,8 @@ def answer_all(
 ) -> dict[Features, list[dict[str, Any]]]:
     """What `answer` finds for each item, by features; what the run has finished is not asked again.
 
-    `answer` gets batches of one size and gives for each item of one what is to be kept of it.
+    `answer` gets batches of one size and gives for each item of one what is to be kept of it. Where
+    it raises ValueError, that names the batch: a picture of it is broken, or a question too long.
     """
     ways = WAYS[features]
     with tqdm(total=len(items) * len(ways), desc="questions", unit="question") as bar:
@@ -54,7 +55,11 @@ def answer_all(
             todo = [item for item in items if key_of(way, item) not in run.done]
             bar.update(len(items) - len(todo))
             for batch, real in padded_batches(todo, max(1, min(BATCH, len(todo)))):
-                found = answer(batch, way)
+                try:
+                    found = answer(batch, way)
+                except ValueError as error:
+                    first, last = batch[0].key, batch[-1].key
+                    raise ValueError(f"in questions {first} to {last}: {error}") from error
                 pairs = list(zip(batch, found, strict=True))[:real]
                 run.add({"key": key_of(way, item), **kept} for item, kept in pairs)
                 bar.update(real)
