@@ -57,6 +57,7 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "made_by": "",  # records: the fingerprint that they are expected to have
                 "packed": False,  # several samples to a row
                 "threads": 0,  # that read and decode; 0: one a core
+                "workers": 0,  # frozenlake, navigation: processes that make batches; 0: a thread
                 "max_bad": 100,  # broken samples that are borne
                 "rows": 0,
                 "length": 0,

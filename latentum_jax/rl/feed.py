@@ -19,7 +19,7 @@ from latentum_jax.data.frozenlake.mazes import Maze
 from latentum_jax.data.frozenlake.stream import Mazes, random_state
 from latentum_jax.data.interleaved import Row, RowShape, caption_row, stack
 from latentum_jax.data.lines import Lines
-from latentum_jax.data.loader import batches
+from latentum_jax.data.loader import Batches
 from latentum_jax.images import see
 from latentum_jax.prompter import Prompter
 from latentum_jax.rl.maze import maze_questions
@@ -114,7 +114,8 @@ def open_prompts(
             f"data.source is {config.data.source!r} and grpo.task {config.grpo.task!r}: expected "
             "'frozenlake' with 'draw' or 'plan', or 'prompts' with 'draw'"
         )
-    return batches(lambda i: some_rows(_grouped(row, config.seed, i, rows // group, group), here))
+    batch = lambda i: _grouped(row, config.seed, i, rows // group, group)  # noqa: E731
+    return Batches(lambda i: some_rows(batch(i), here))
 
 
 def _grouped(row: Callable, seed: int, index: int, prompts: int, group: int) -> Row:

@@ -33,6 +33,7 @@ FREE = (
     "data.embeddings",
     "data.cache",
     "data.threads",
+    "data.workers",
     "data.max_bad",
 )
 
