@@ -56,8 +56,8 @@ def base(model: LatentUMConfig, decoder: DecoderConfig | None = None) -> ConfigD
                 "cache": "",  # for indices, where nothing can be written beside the data
                 "made_by": "",  # records: the fingerprint that they are expected to have
                 "packed": False,  # several samples to a row
-                "workers": 0,  # processes that make rows on the fly; 0: a thread of this one
                 "threads": 0,  # that read and decode; 0: one a core
+                "workers": 0,  # frozenlake, navigation: processes that make batches; 0: a thread
                 "max_bad": 100,  # broken samples that are borne
                 "rows": 0,
                 "length": 0,

@@ -65,7 +65,7 @@ def square(
     """Brings a picture to a square, as uint8 [size, size, 3].
 
     Args:
-      image: whatever `load_image` takes.
+      image: whatever `load_image` takes; an array that is such a square already is returned itself.
       size: side of the square in pixels.
       canvas: None squeezes the picture until it fills the square. A number lays it, its proportions
         kept, into the top left corner of a black square of so many pixels a side, which is then
@@ -83,12 +83,23 @@ def square(
         raise ValueError(f"size is {size}, expected at least 1 pixel")
     if canvas is not None and canvas < 1:
         raise ValueError(f"canvas is {canvas}, expected at least 1 pixel, or None")
+    if canvas is None and _is_square(image, size):
+        return image
     loaded = load_image(image)
     if canvas is None:
         return np.asarray(_resized(loaded, (size, size), filters[resample]))
     laid = Image.new("RGB", (size, size))
     laid.paste(_resized(loaded, _laid(loaded.size, size, canvas), filters[resample]))
     return np.asarray(laid)
+
+
+def _is_square(image: ImageLike, size: int) -> bool:
+    return (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.shape == (size, size, 3)
+        and size >= MIN_SIDE
+    )
 
 
 def unlaid(picture: np.ndarray, shape: tuple[int, int], vision: VisionConfig) -> np.ndarray:

@@ -21,11 +21,10 @@ from latentum_jax.data.interleaved import Row, RowShape, caption_row, stack
 from latentum_jax.data.lines import Lines
 from latentum_jax.data.loader import Batches
 from latentum_jax.images import see
-from latentum_jax.judge import QuestionShape
 from latentum_jax.prompter import Prompter
 from latentum_jax.rl.maze import maze_questions
 from latentum_jax.rl.questions import Question, decompose
-from latentum_jax.rl.self_reward import question_batch
+from latentum_jax.rl.self_reward import QuestionShape, question_batch
 from latentum_jax.tokenizer import Tokenizer
 from latentum_jax.train.data import Feed, Here, every_row, some_rows
 
@@ -115,8 +114,8 @@ def open_prompts(
             f"data.source is {config.data.source!r} and grpo.task {config.grpo.task!r}: expected "
             "'frozenlake' with 'draw' or 'plan', or 'prompts' with 'draw'"
         )
-    parts = {rows: here(rows)}
-    return Batches(lambda i: some_rows(_grouped(row, config.seed, i, rows // group, group), parts))
+    batch = lambda i: _grouped(row, config.seed, i, rows // group, group)  # noqa: E731
+    return Batches(lambda i: some_rows(batch(i), here))
 
 
 def _grouped(row: Callable, seed: int, index: int, prompts: int, group: int) -> Row:

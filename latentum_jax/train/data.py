@@ -1,7 +1,8 @@
 """A config's data: which rows, in which shapes, made on the fly or from files."""
 
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,13 +58,15 @@ PICTURE_SOURCES = (
 
 @runtime_checkable
 class Feed(Protocol):
-    """An endless iterator over batches that can be put back, as grain's are."""
+    """An endless iterator over batches that can be put back, as grain's are, and be closed."""
 
     def __next__(self) -> Row: ...
 
     def get_state(self) -> dict[str, Any]: ...
 
     def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def every_row(rows: int) -> slice:
@@ -88,9 +91,8 @@ def open_feed(
     if data.source in ("frozenlake", "navigation"):
         makers = _makers(data, tokenizer, model.vision, chat.system)
         buckets = [_bucket(makers, **bucket) for bucket in data.buckets]
-        parts = {bucket.rows: here(bucket.rows) for bucket in buckets}
-        make_batch = lambda i: some_rows(batch_of(buckets, config.seed, i), parts)  # noqa: E731
-        return Batches(make_batch, workers=data.workers)
+        make = functools.partial(batch_of, buckets, config.seed)
+        return _made_here(make, {bucket.rows for bucket in buckets}, here, data.workers)
     shape = RowShape(data.length, data.images, data.targets, model.vision)
     if data.embeddings and (data.source != "jsonl" or data.packed):
         raise ValueError(
@@ -129,9 +131,8 @@ def open_pictures(
     data, side, references = config.data, decoder.image_size, decoder.mmdit.references
     if data.source in ("frozenlake", "navigation"):
         row = _pictures(data, vision, side, references)
-        parts = {data.rows: here(data.rows)}
-        make_batch = lambda i: some_rows(_drawn(config.seed, i, data.rows, row), parts)  # noqa: E731
-        return Batches(make_batch, workers=data.workers)
+        make = functools.partial(_drawn, config.seed, data.rows, row)
+        return _made_here(make, {data.rows}, here, data.workers)
     if data.source not in PICTURE_SOURCES:
         raise ValueError(f"data.source is {data.source!r}, expected one of {PICTURE_SOURCES}")
     if data.source == "records":
@@ -242,10 +243,15 @@ def expect(row: Row, names: Sequence[str]) -> None:
         raise ValueError(f"it has {sorted(row)}, expected {missing[0]}")
 
 
-def some_rows(batch: Row, parts: Mapping[int, slice]) -> Row:
-    """Those that are wanted of a whole batch, by its number of rows: what is made on the fly is
-    cheap, and drawn one after another."""
-    return {name: x[parts[len(x)]] for name, x in batch.items()}
+def some_rows(batch: Row, here: Here) -> Row:
+    """Those that are wanted of a whole batch: mazes are cheap, and drawn one after another."""
+    return {name: x[here(len(x))] for name, x in batch.items()}
+
+
+def _made_here(make: Callable[[int], Row], sizes: set[int], here: Here, workers: int) -> Batches:
+    """What is wanted `here` of batches of these sizes; workers are told it, they have no mesh."""
+    parts = {size: here(size) for size in sizes}
+    return Batches(lambda i: some_rows(make(i), parts.__getitem__), workers=workers)
 
 
 def _picture(image: Any, where: str, vision: VisionConfig, side: int) -> Row:
@@ -295,7 +301,7 @@ def _mazes(data: ConfigDict) -> Mazes:
     return Mazes(tuple(data.levels), tuple(data.weights), data.harder)
 
 
-def _drawn(seed: int, index: int, rows: int, make: Callable[[np.random.Generator], Row]) -> Row:
+def _drawn(seed: int, rows: int, make: Make, index: int) -> Row:
     rng = np.random.default_rng((seed, index))
     return stack([make(rng) for _ in range(rows)])
 

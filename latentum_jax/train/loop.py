@@ -85,6 +85,7 @@ def train_stage(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> P
             state = run.fit(state, act, step_fn, start.feed, faults)
         finally:
             run.close()
+            start.feed.close()
         trained, extra = on_host((state.ema or state.trainable, state.extra))
         if is_first():
             _, frozen = split(start.params, start.stage)

@@ -231,6 +231,7 @@ def _decoder_start(config: ConfigDict, faults: Faults, here: Here) -> Start:
         if config.stage == "vae":
             again = open_pictures(config, model.vision, decoder.config, faults)
             made = calibrated(made, trained, again)
+            again.close()
         write_decoder_folder(path, DecoderFolder(made, trained), dtype="float32")
 
     return Start(params, *own, feed, write)

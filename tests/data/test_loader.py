@@ -1,4 +1,6 @@
-"""Batches in order, made here or in processes, and gone on with."""
+"""Batches made ahead: in order, put back exactly, the same however many make them."""
+
+import os
 
 import numpy as np
 import pytest
@@ -6,23 +8,31 @@ import pytest
 from latentum_jax.data.loader import Batches
 
 
-def squares(number):
-    return {"x": np.full(3, number * number)}
+def made(number):
+    """A batch that says its number and who made it."""
+    return {"number": np.full(3, number), "process": np.asarray(os.getpid())}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_in_order_and_gone_on_with(workers):
-    """Breaks if processes hand over their batches in another order, or a run that goes on, with
-    another number of them, skips or repeats what they had made ahead."""
-    first = Batches(squares, workers=workers)
-    assert [next(first)["x"][0] for _ in range(5)] == [0, 1, 4, 9, 16]
-    assert first.get_state() == {"next_index": 5}
-    other = Batches(squares, workers=1 - workers)
-    next(other)
-    other.set_state(first.get_state())
-    assert [next(other)["x"].tolist() for _ in range(2)] == [[25] * 3, [36] * 3]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_order_and_are_put_back(workers):
+    """Breaks if workers change the order, a state counts what was only made ahead, or processes
+    are not processes of their own."""
+    feed = Batches(made, workers=workers)
+    first = [next(feed) for _ in range(5)]
+    assert [int(batch["number"][0]) for batch in first] == [0, 1, 2, 3, 4]
+    assert len({int(batch["process"]) for batch in first}) == max(1, workers)
+    assert (int(first[0]["process"]) == os.getpid()) == (not workers)
+    state = feed.get_state()
+    assert state == {"next_index": 5}  # for any number of workers
+    assert int(next(feed)["number"][0]) == 5
+    feed.set_state(state)
+    assert int(next(feed)["number"][0]) == 5
+    feed.close()
 
 
-def test_it_ends():
-    """Breaks if a feed of so many batches goes on or raises another error at its end."""
-    assert len(list(Batches(squares, length=3))) == 3
+def test_batches_end_where_they_are_told_to():
+    """Breaks if the length is lost, or counts from where a feed was put back to."""
+    feed = Batches(made, length=4)
+    feed.set_state({"next_index": 2})
+    assert [int(batch["number"][0]) for batch in feed] == [2, 3]
+    feed.close()

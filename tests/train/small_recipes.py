@@ -63,6 +63,9 @@ def watched(look):
         def set_state(self, state):
             self.feed.set_state(state)
 
+        def close(self):
+            self.feed.close()
+
     return Watched
 
 

@@ -40,6 +40,7 @@ FLOOR, CEILING = (112, 104, 96), (170, 176, 184)
 
 # Seeds that divide by this are held out.
 HELD_OUT = 8
+_INNER, _APART = 0.8, 1.0  # meters from walls to the middles of pillars, and between these
 _MARGIN = 1e-6  # meters that are left to what stops a step
 _FADE = 0.12  # by which a surface a meter away is darker
 _COLOURS = np.array([*WALLS.values(), *PILLARS.values()], np.float32)
@@ -66,18 +67,18 @@ class Room:
     @classmethod
     def of(cls, seed: int) -> "Room":
         """The room of a seed: 2 to 4 pillars, 30 to 50 cm wide, a meter and more apart."""
-        rng = np.random.default_rng((seed, 0x400))
+        rng = np.random.default_rng(seed)
         count = int(rng.integers(2, 5))
-        colours = (len(WALLS) + rng.permutation(len(PILLARS))[:count]).tolist()
-        while True:
-            places = rng.uniform(0.8, SIZE - 0.8, (8, count, 2))
-            apart = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
-            apart[:, np.arange(count), np.arange(count)] = SIZE
-            good = np.flatnonzero(apart.min((1, 2)) >= 1.0)
-            if len(good):
-                break
+        places: list[tuple[float, float]] = []
+        while len(places) < count:
+            for x, y in rng.uniform(_INNER, SIZE - _INNER, (16, 2)).tolist():
+                if len(places) < count and all(math.dist((x, y), p) >= _APART for p in places):
+                    places.append((x, y))
+            if len(places) < count:
+                places = []  # where two lie across the middle there may be no room for four
         radii, rounds = rng.uniform(0.15, 0.25, count).tolist(), (rng.random(count) < 0.5).tolist()
-        placed = zip(places[good[0]].tolist(), radii, colours, rounds, strict=True)
+        colours = (len(WALLS) + rng.permutation(len(PILLARS))[:count]).tolist()
+        placed = zip(places, radii, colours, rounds, strict=True)
         return cls(seed, tuple(Pillar(x, y, *rest) for (x, y), *rest in placed))
 
     @property

@@ -1,5 +1,7 @@
 """Rows of the world: no held-out room ever, every row fits, disk and memory agree."""
 
+import threading
+
 import chex
 import numpy as np
 import pytest
@@ -71,6 +73,25 @@ def test_no_stage_of_the_recipe_ever_sees_a_held_out_room(link, rooms, tokenizer
     for _ in range(6):
         next(feed)
     assert len(rooms) >= 48 and {room.split for room in rooms} == {"train"}
+
+
+def test_workers_make_the_same_batches(tokenizer):
+    """Breaks if what makes batches cannot be sent to a process, or the mesh would go along."""
+    held = threading.Lock()  # cannot be sent, like the devices of a mesh
+    here = lambda rows: slice(0, rows // 2 + held.locked())  # noqa: E731
+    config = stage_config(nav_tiny.get_config(), "sft")
+    for bucket in config.data.buckets:
+        bucket["rows_a_batch"] = 2
+    feeds = []
+    for workers in (0, 1):
+        config.data.workers = workers
+        feeds.append(open_feed(config, MODEL, CHAT, tokenizer, Faults(None, 0), here))
+    for _ in range(4):
+        one, other = map(next, feeds)
+        assert len(one["tokens"]) == 1
+        chex.assert_trees_all_equal(one, other)
+    for feed in feeds:
+        feed.close()
 
 
 def test_the_longest_rows_fit(tokenizer):
