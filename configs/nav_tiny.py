@@ -52,10 +52,11 @@ def get_config() -> ConfigDict:
             "stage": "sft",
             "steps": 8000,
             "code_noise": 0.05,
+            "stale_tokens": 0.3,
             "optimizer": {"learning_rate": 1e-3, "warmup": 200},
             "data": {
                 "buckets": (
-                    bucket("world", 0.7, 24, 288),
+                    bucket("world", 0.7, 12, 352, (8, 8)),  # futures of a past
                     bucket("code_questions", 0.25, 24, 272),
                     bucket("captions", 0.05, 48, 64),
                 )

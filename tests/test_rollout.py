@@ -10,13 +10,13 @@ import pytest
 from latentum_jax.config import ChatConfig
 from latentum_jax.data.navigation.words import prompt
 from latentum_jax.generate.image import generate
-from latentum_jax.generate.prompt import embed_images, embed_prompt
+from latentum_jax.generate.prompt import embed_images, embed_prompt, show_codes
 from latentum_jax.generate.sampling import GREEDY, Sampling
 from latentum_jax.images import load_image
 from latentum_jax.models.folder import ModelFolder
 from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
-from latentum_jax.rollout import latent_features, rollout, step_seeds
+from latentum_jax.rollout import rollout, step_seeds
 from latentum_jax.tokenizer import Tokenizer, user_turn
 from tests.decoders import pixel_decoder
 from tests.published import GOLDEN, config, outputs, params
@@ -82,8 +82,8 @@ def test_rollout_through_a_reference_decoder(model, actions):
 
 def test_latent_rollout_is_one_step_after_another(model, actions):
     """Against frames drawn one at a time, each row alone. Breaks if the window slides the wrong way
-    in the one program, a drawn frame enters it as anything but up_proj(z_q), a row reads another's
-    frames or seeds, or the last action is not told."""
+    in the one program, a drawn frame enters it as anything but visual_projector(z_q), a row reads
+    another's frames or seeds, or the last action is not told."""
     frames, asked = (
         [FRAMES, FRAMES[::-1], FRAMES],
         [actions, actions[::-1], actions[:4] + ["go on"]],
@@ -111,7 +111,8 @@ def test_latent_rollout_is_one_step_after_another(model, actions):
                 guidance=1.0,
             )
             np.testing.assert_array_equal(codes[row, step], drawn[0])
-            window = jnp.concatenate([window[1:], latent_features(model, np.asarray(drawn))])
+            shown = show_codes(model.model, model.params, drawn)
+            window = jnp.concatenate([window[1:], shown])
     assert np.any(codes[0, 0] != codes[1, 0]) and np.any(codes[0, 1] != codes[2, 1])
     np.testing.assert_array_equal(codes[0, 0], codes[2, 0])  # they part at their last action
 

@@ -61,7 +61,7 @@ class RowBuilder:
         self.length = 0
         self.pixels: list[np.ndarray] = []
         self.as_codes: list[bool] = []
-        self.targets: list[tuple[int, int]] = []
+        self.targets: list[tuple[int, int, int]] = []  # slot, place of its <img>, question
         self.block_now = 0
         self.prefix = 0  # length of block 0, from where every further block continues
         self.next_position = 0
@@ -82,11 +82,11 @@ class RowBuilder:
         """Adds `<img>` (a label where `learn`), L slots and `</img>`.
 
         `as_codes`: the slots show visual_projector(z_q), else mlp1's features. `target`: the
-        picture is drawn by a G block that starts at its `<img>`.
+        picture is drawn by a G block that starts at its `<img>`, in U itself, no question.
         """
         slot = self._store(pixels, as_codes)
         if target:
-            self.targets.append((slot, self.next_position))
+            self.targets.append((slot, self.next_position, 0))
         self._add([self.ids.img], learn=learn)
         count = self.shape.vision.num_tokens
         self._add([self.ids.img_context] * count, index=slot * count)
@@ -94,8 +94,8 @@ class RowBuilder:
         return self
 
     def drawn(self, pixels: np.ndarray | None) -> "RowBuilder":
-        """Adds a picture that ends the row: only its G block stands after the text."""
-        self.targets.append((self._store(pixels, True), self.next_position))
+        """Adds a picture that ends the row, or a question: only its G block stands after it."""
+        self.targets.append((self._store(pixels, True), self.next_position, self.block_now))
         return self
 
     def question(self) -> "RowBuilder":
@@ -132,13 +132,14 @@ class RowBuilder:
         row = self._by_token()
         if square_averaging:
             row["weights"] = square_averaged(row["labels"], row["block"])
-        slots, places = zip(*self.targets, strict=True) if self.targets else ((), ())
+        slots, places, blocks = zip(*self.targets, strict=True) if self.targets else ((), (), ())
         return row | {
             "as_codes": _pad(self.as_codes, s.images, False),
             "target_slot": _pad(slots, s.targets, 0),
             "target_position": _pad(places, s.targets, 0),
             "target_valid": np.arange(s.targets) < len(slots),
             "target_base": np.zeros(s.targets, np.int32),
+            "target_block": _pad(blocks, s.targets, 0),
         }
 
     def _by_token(self) -> Row:

@@ -23,7 +23,7 @@ BY_TOKEN = (
 )
 BY_PICTURE = ("pixels", "codes", "as_codes")
 EMPTY = {"labels": IGNORE, "image_index": -1}  # where a row has nothing; 0 of all else
-BY_TARGET = ("target_slot", "target_position", "target_valid", "target_base")
+BY_TARGET = ("target_slot", "target_position", "target_valid", "target_base", "target_block")
 
 
 def size_of(row: Row, shape: RowShape) -> np.ndarray:
@@ -71,6 +71,7 @@ def _moved(row: Row, base: int, picture: int, shape: RowShape) -> Row:
         "image_index": np.where(index >= 0, index + tokens, index),
         "target_slot": row["target_slot"] + picture,
         "target_base": row["target_base"] + base,
+        "target_block": np.where(row["target_block"], row["target_block"] + base, 0),
     }
 
 

@@ -1,8 +1,8 @@
 """The world model's fully latent recurrence, which appendix D leaves to future work.
 
-What is drawn goes back into the window of context as up_proj(z_q), the embedding that MBAQ has made
-to stand for what mlp1 makes of a seen frame. No pixel is drawn in between, so that all steps of all
-rows are one program.
+What is drawn goes back into the window of context as visual_projector(z_q), as generated images do
+wherever the model reasons in them (section 3.3). No pixel is drawn in between, so that all steps of
+all rows are one program.
 """
 
 import functools
@@ -43,10 +43,10 @@ def imagine(
         shown = window.reshape(-1, *window.shape[2:])
         prompt = embed_prompt(model, params, tokens, tokens == ids.img_context, shown)
         caches, first = prefill(model, params, prompt, lengths, ids=ids, guided=False)
-        codes, z_q, _, _ = draw(
+        codes, _, _, _ = draw(
             model, params, caches, first, lengths, seeds, sampling=sampling, guidance=1.0
         )
-        new = model.bind({"params": params}).understand_quantized(z_q)
+        new = model.bind({"params": params}).show(codes)
         return jnp.concatenate([window[:, 1:], new[:, None].astype(window.dtype)], axis=1), codes
 
     return jax.lax.scan(step, window, (tokens, lengths, seeds))[1]

@@ -319,7 +319,7 @@ def _makers(
     """What makes a row of each kind on the fly, of (rng, length, steps)."""
     if data.source == "navigation":
         rows = NavigationRows(tokenizer, vision, system, data.stride)
-        own = {"world": lambda rng, length, steps: rows.world(rng, length)}
+        own = {"world": lambda rng, length, steps: rows.world(rng, length, steps[1])}
     else:
         rows = MazeRows(tokenizer, vision, system, _mazes(data))
         own = {

@@ -96,7 +96,7 @@ def test_rows_are_filled_until_the_next_does_not_fit():
         row = {name: zero for name in ("labels", "weights", "position", "block", "context", "base")}
         row |= {"tokens": np.full(6, number), "valid": valid, "image_index": zero - 1}
         row |= {"pixels": np.zeros((0, 1)), "as_codes": np.zeros(0, bool)}
-        names = ("target_slot", "target_position", "target_base")
+        names = ("target_slot", "target_position", "target_base", "target_block")
         return row | {"target_valid": np.zeros(0, bool)} | {n: np.zeros(0, int) for n in names}
 
     feed = Streams(

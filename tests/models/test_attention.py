@@ -17,6 +17,7 @@ def dual_placement(golden, padding, cut):
         "target_position": jnp.asarray(golden["delim_positions"]),
         "target_valid": jnp.arange(3) < jnp.asarray(golden["num_tgt_images"])[:, None],
         "target_base": jnp.zeros((2, 3), int),
+        "target_block": jnp.zeros((2, 3), int),
     }
     und = Placement.causal(jnp.broadcast_to(jnp.arange(12), (2, 12)), jnp.asarray(padding == 1))
     return Placement.join([und, generation_placement(batch, 3, cut)])

@@ -9,7 +9,13 @@ import pytest
 
 from latentum_jax.config import ChatConfig, VisionConfig
 from latentum_jax.convert.latentum import TABLE
-from latentum_jax.data.interleaved import InterleavedLines, RowShape, interleaved_row, stack
+from latentum_jax.data.interleaved import (
+    InterleavedLines,
+    RowBuilder,
+    RowShape,
+    interleaved_row,
+    stack,
+)
 from latentum_jax.images import normalise
 from latentum_jax.kernels.placement import Placement, visible
 from latentum_jax.models.latentum import LatentUM
@@ -28,7 +34,7 @@ from latentum_jax.train.stages.sequence import (
 )
 from tests import published
 from tests.published import GOLDEN
-from tests.small import SMALL
+from tests.small import SMALL, make_small
 
 KEY = jax.random.key(0)
 
@@ -346,3 +352,31 @@ def test_code_noise():
     noisy = random_codes(KEY, codes, 8, 0.5)
     assert 0 <= noisy.min() and noisy.max() < 8
     assert jnp.mean(noisy != codes) == pytest.approx(0.5 * 7 / 8, abs=0.06)
+
+
+def test_futures_of_one_past_do_not_see_each_other():
+    """A row of three questions with a picture each against three rows of one. Breaks if a G block
+    sees another's question or picture, misses its own question, or stands elsewhere."""
+    model, small = LatentUM(SMALL), make_small()
+    rng = np.random.default_rng(0)
+    picture = lambda: rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)  # noqa: E731
+    past, futures = picture(), [("left", picture()), ("right up", picture()), ("Done!", picture())]
+
+    def row(some):
+        builder = RowBuilder(small.tokenizer, RowShape(48, 4, 3, SMALL.vision))
+        builder.text("move ").image(past, as_codes=False)
+        for words, target in some:
+            builder.question().text(words).drawn(target)
+        return builder.finish()
+
+    @jax.jit
+    def drawn(params, batch):
+        hidden, _ = dual_sequence(model, params, batch, KEY, img=small.tokenizer.ids.img)
+        return hidden["gen"].reshape(len(batch["tokens"]), 3, SMALL.vision.num_tokens, -1)
+
+    together = drawn(small.params, stack([row(futures)]))[0]
+    alone = drawn(small.params, stack([row([future]) for future in futures]))[:, 0]
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+    other = [("down", futures[0][1]), *futures[1:]]
+    changed = np.abs(drawn(small.params, stack([row(other)]))[0] - together).max(axis=(1, 2))
+    assert changed[0] > 1e-3 and changed[1:].max() < 2e-5

@@ -9,21 +9,21 @@ import numpy as np
 from latentum_jax.config import VisionConfig
 from latentum_jax.data.interleaved import (
     Row,
+    RowBuilder,
     RowShape,
     caption_row,
-    interleaved_row,
     picture_row,
     question_row,
 )
 from latentum_jax.data.navigation import questions
-from latentum_jax.data.navigation.motion import actions_between
+from latentum_jax.data.navigation.motion import Pose, actions_between
 from latentum_jax.data.navigation.questions import View
-from latentum_jax.data.navigation.samples import CONTEXT, world_sample
+from latentum_jax.data.navigation.samples import CONTEXT, asked
 from latentum_jax.data.navigation.walks import random_pose, walk
 from latentum_jax.data.navigation.words import Action, prompt
 from latentum_jax.data.navigation.world import draw_all, random_room
 from latentum_jax.images import see, square
-from latentum_jax.tokenizer import Tokenizer
+from latentum_jax.tokenizer import Tokenizer, user_turn
 
 ROLLOUT = 8  # steps that a rollout goes on with the references it began with
 
@@ -70,18 +70,35 @@ class NavigationRows:
             questions.caption(view), pixels, self.tokenizer, self.shape(length, 1, 1)
         )
 
-    def world(self, rng: np.random.Generator, length: int) -> Row:
-        """4 frames of a walk and the actions between them, and the frame after one action more."""
+    def world(self, rng: np.random.Generator, length: int, futures: int) -> Row:
+        """4 frames of a walk and the actions between them, then several actions that may come next,
+        each a question of its own, and the frames they lead to.
+
+        What all of them share is read once. In every other row the last frames seen, one to all,
+        are shown as codes: the window of a latent rollout fills with what was drawn.
+        """
         room = random_room(rng)
-        poses = walk(rng, room, CONTEXT * self.stride)[:: self.stride]
-        sample = world_sample(draw_all(room, poses), poses, "")
-        return interleaved_row(
-            sample,
-            self.tokenizer,
-            self.shape(length, CONTEXT + 1, 1),
-            system=self.system,
-            draw=lambda picture: picture,
-        )
+        seen = walk(rng, room, (CONTEXT - 1) * self.stride)[:: self.stride]
+        last = Pose(*seen[-1])
+        ends = [walk(rng, room, self.stride, start=last)[-1] for _ in range(futures)]
+        drawn = draw_all(room, np.concatenate([seen, ends]))
+        latent = int(rng.integers(1, CONTEXT + 1)) if rng.random() < 0.5 else 0
+        builder = RowBuilder(self.tokenizer, self.shape(length, CONTEXT + futures, futures))
+        head, tail = user_turn("\0", self.system).split("\0")
+        past = actions_between(seen)
+        *shared, _ = asked(drawn[:CONTEXT], [*past, Action(0, 0, 0)])
+        builder.text(head)
+        for entry in shared:
+            if entry["type"] == "text":
+                builder.text(entry["text"])
+            else:
+                read = len(builder.pixels) < CONTEXT - latent
+                builder.image(see(entry["image"], self.vision), as_codes=not read)
+        for end, picture in zip(ends, drawn[CONTEXT:], strict=True):
+            (action,) = actions_between(np.stack([seen[-1], end]))
+            *_, question = asked(drawn[:CONTEXT], [*past, action])
+            builder.question().text(question["text"]).text(tail).drawn(see(picture, self.vision))
+        return builder.finish()
 
 
 @dataclasses.dataclass(frozen=True)

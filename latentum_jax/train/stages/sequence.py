@@ -144,14 +144,16 @@ def generation_placement(batch: Batch, length: int, cut: str) -> Placement:
     """Placement of the G blocks.
 
     `cut` "exclusive": a block sees U before its own `<img>`, as at inference; "inclusive": U's
-    `<img>` too, as in the published training code.
+    `<img>` too, as in the published training code. A block that answers a question of U (one of
+    several futures of one past, say) stands in that question's own block, and so sees it whole.
     """
     if cut not in ("exclusive", "inclusive"):
         raise ValueError(f"cut is {cut!r}, expected 'exclusive' or 'inclusive'")
     start = batch["target_position"][:, :, None]
     b, g, _ = start.shape
     shape = (b, g, length)
-    block = FIRST_G_BLOCK + jnp.arange(g)[None, :, None]
+    asked = batch["target_block"][..., None]
+    block = jnp.where(asked > 0, asked, FIRST_G_BLOCK + jnp.arange(g)[None, :, None])
     seen = start - 1 if cut == "exclusive" else start
     flat = lambda x: jnp.broadcast_to(x, shape).reshape(b, g * length)  # noqa: E731
     return Placement(

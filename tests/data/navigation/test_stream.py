@@ -1,5 +1,6 @@
 """Rows of the world: no held-out room ever, every row fits, disk and memory agree."""
 
+import re
 import threading
 
 import chex
@@ -9,7 +10,7 @@ import pytest
 from latentum_jax.config import ChatConfig, DecoderConfig, MMDiTConfig
 from latentum_jax.configs import nav_tiny, nav_tiny_decoder
 from latentum_jax.data.faults import BadSample, Faults
-from latentum_jax.data.interleaved import IGNORE, InterleavedLines, RowShape
+from latentum_jax.data.interleaved import IGNORE, InterleavedLines, RowShape, interleaved_row
 from latentum_jax.data.messages import write_jsonl
 from latentum_jax.data.navigation import stream
 from latentum_jax.data.navigation.motion import actions_between
@@ -17,7 +18,7 @@ from latentum_jax.data.navigation.recon import POSES, Trajectories, write_trajec
 from latentum_jax.data.navigation.samples import world_sample
 from latentum_jax.data.navigation.stream import NavigationRows, train_tokenizer
 from latentum_jax.data.navigation.walks import walk
-from latentum_jax.data.navigation.words import prompt
+from latentum_jax.data.navigation.words import Action, prompt
 from latentum_jax.data.navigation.world import draw_all, random_room
 from latentum_jax.prompter import Prompter
 from latentum_jax.tokenizer import user_turn
@@ -98,29 +99,43 @@ def test_the_longest_rows_fit(tokenizer):
     """Breaks if a long walk's numbers or a crowded view stop a training run."""
     rows = NavigationRows(tokenizer, MODEL.vision, "", stride=3)
     rng = np.random.default_rng(0)
-    assert max(rows.world(rng, 288)["valid"].sum() for _ in range(50)) > 230
+    assert max(rows.world(rng, 352, 8)["valid"].sum() for _ in range(50)) > 300
     captions = [rows.caption(rng, 64)["valid"].sum() for _ in range(200)]
     assert max(captions) > 40
 
 
 def test_a_row_is_what_is_asked_at_inference(tokenizer, walked):
-    """Breaks if a model is trained on other tokens than `predict` gives it."""
+    """Breaks if a model is trained on other tokens than `predict` gives it: of every future the
+    tokens of block 0 and of its own question, and its `<img>` right behind them."""
     _, poses, pictures = walked
-    row = NavigationRows(tokenizer, MODEL.vision, "").world(np.random.default_rng(0), 288)
-    assert row["pixels"].shape == (5, 96, 96, 3) and row["as_codes"].tolist() == [False] * 4 + [
-        True
-    ]
-    assert row["target_slot"].tolist() == [4] and row["target_valid"].all()
-    learnt = row["tokens"][row["labels"] != IGNORE].tolist()
-    assert learnt == [tokenizer.ids.img, tokenizer.ids.im_end]
+    row = NavigationRows(tokenizer, MODEL.vision, "").world(np.random.default_rng(0), 384, 3)
+    assert row["pixels"].shape == (7, 96, 96, 3) and row["target_valid"].all()
+    assert row["target_slot"].tolist() == [4, 5, 6] and row["target_block"].tolist() == [1, 2, 3]
+    assert (row["labels"] == IGNORE).all() and row["as_codes"][4:].all()
+    prompter = Prompter(MODEL, CHAT, tokenizer)
+    said = {}
+    for future in (1, 2, 3):
+        mine = row["valid"] & ((row["block"] == 0) | (row["block"] == future))
+        text = tokenizer.decode(row["tokens"][mine].tolist(), keep_special=True)
+        said[future] = re.findall(r"move (\S+) meters.*?and (\S+) meters.*?by (\S+) degrees", text)
+        actions = [Action(*map(float, numbers)) for numbers in said[future]]
+        assert len(actions) == 4
+        expected = prompter.tokens(user_turn(prompt(actions), ""), [1] * 4)
+        assert row["tokens"][mine].tolist() == list(expected)
+        assert row["target_position"][future - 1] == len(expected)
+    assert said[1][:3] == said[2][:3] and len({tuple(told[3]) for told in said.values()}) > 1
     sample = world_sample(pictures[:5], poses[:5], "")
-    actions = actions_between(poses[:5])
     texts = [e["text"] for e in sample["messages"][0]["content"] if e["type"] == "text"]
-    assert "<image>".join(texts) == prompt(actions)  # the published words, to the letter
-    written = stream.interleaved_row(sample, tokenizer, SHAPE, system="", draw=lambda x: x)
-    asked = Prompter(MODEL, CHAT, tokenizer).tokens(user_turn(prompt(actions), ""), [1] * 4)
-    assert written["tokens"][: len(asked)].tolist() == list(asked)
-    assert written["tokens"][len(asked)] == tokenizer.ids.img
+    assert "<image>".join(texts) == prompt(actions_between(poses[:5]))  # the published words
+
+
+def test_half_of_the_rows_remember_what_was_drawn(tokenizer):
+    """Breaks if a latent rollout's windows never come up: the last one to four shown as codes."""
+    rows, rng = NavigationRows(tokenizer, MODEL.vision, ""), np.random.default_rng(1)
+    shown = [rows.world(rng, 320, 1)["as_codes"][:4].tolist() for _ in range(60)]
+    assert all(flags == sorted(flags) for flags in shown)
+    assert {sum(flags) for flags in shown} == {0, 1, 2, 3, 4}
+    assert 15 < sum(not any(flags) for flags in shown) < 45
 
 
 def test_rows_from_disk_are_those_from_memory(tmp_path, tokenizer, walked):
@@ -128,8 +143,7 @@ def test_rows_from_disk_are_those_from_memory(tmp_path, tokenizer, walked):
     room, poses, pictures = walked
     samples = [world_sample(pictures[i : i + 5], poses[i : i + 5], str(i)) for i in range(3)]
     memory = [
-        stream.interleaved_row(sample, tokenizer, SHAPE, system="", draw=lambda x: x)
-        for sample in samples
+        interleaved_row(sample, tokenizer, SHAPE, system="", draw=lambda x: x) for sample in samples
     ]
     write_trajectory(tmp_path / "recon" / "0", pictures, poses, suffix=".png")
     windows = Trajectories(tmp_path / "recon", size=5)
