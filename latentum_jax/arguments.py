@@ -89,3 +89,11 @@ def add_question(command: Parser) -> None:
     """`--question` about latent images."""
     text = "asked of each latent image (default: %(default)s)"
     command.add_argument("--question", default="Describe the maze.", help=text)
+
+
+def add_sampling(command: Parser) -> None:
+    """How codes are drawn; the defaults are those of the public code."""
+    command.add_argument("--temperature", type=number, default=0.9)
+    command.add_argument("--top-k", type=whole_number, default=50)
+    command.add_argument("--top-p", type=number, default=0.95)
+    command.add_argument("--seed", type=whole_number, default=0)

@@ -11,6 +11,7 @@ from latentum_jax.arguments import (
     add_command,
     add_decoder,
     add_question,
+    add_sampling,
     add_weights,
     counts,
     number,
@@ -137,7 +138,7 @@ def _add_model_commands(commands: Any) -> None:
     command = add_command(commands, "generate", do.generate, checkpoint=True)
     command.add_argument("prompts", nargs="+", metavar="PROMPT")
     command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
-    _add_sampling(command)
+    add_sampling(command)
     command.add_argument("--out", type=Path, default=Path("codes.npz"), metavar="CODES.npz")
     text = "draws them as PNG, by the pixel decoder"
     command.add_argument("--images", type=Path, metavar="DIR", help=text)
@@ -174,16 +175,8 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("--draw", choices=("all", "last", "none"), default="all", help=text)
     command.add_argument("--decode-steps", type=positive, default=25, help="of the pixel decoder")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    _add_sampling(command)
+    add_sampling(command)
     add_decoder(command)
-
-
-def _add_sampling(command: Parser) -> None:
-    """How codes are drawn; the defaults are those of the public code."""
-    command.add_argument("--temperature", type=number, default=0.9)
-    command.add_argument("--top-k", type=whole_number, default=50)
-    command.add_argument("--top-p", type=number, default=0.95)
-    command.add_argument("--seed", type=whole_number, default=0)
 
 
 def _add_compile(commands: Any) -> None:

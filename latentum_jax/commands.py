@@ -170,13 +170,20 @@ def convert(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """Shows everything a maze model does on one page."""
-    from latentum_jax.eval import report
-    from latentum_jax.pretrained import find_model
+    import dataclasses
+
+    from latentum_jax.eval import report, strip
+    from latentum_jax.files import BUNDLED
+    from latentum_jax.pixel_decoder import PixelDecoder
+    from latentum_jax.pretrained import LatentUM, find_model
 
     not_a_file(args.out)
     model, folder = load_model(args), find_model(args.checkpoint)
     has_decoder = args.decoder or (folder / "decoder").is_dir()
     shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
+    if (BUNDLED / strip.BUNDLE / "decoder").is_dir():
+        walker = LatentUM.from_pretrained(strip.BUNDLE), PixelDecoder.from_pretrained(strip.BUNDLE)
+        shown = dataclasses.replace(shown, strip=strip.imagine_walk(*walker, args.seed))
     path = report.write_page(shown, args.out, folder / "metrics.json")
     print(report.summary(shown))
     print(f"page in {path}")

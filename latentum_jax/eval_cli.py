@@ -9,6 +9,7 @@ from latentum_jax.arguments import (
     add_command,
     add_decoder,
     add_question,
+    add_sampling,
     levels,
     number,
     numbers,
@@ -142,5 +143,5 @@ def _add_recon(evals: Any) -> None:
     command.add_argument("--allow-pickle", action="store_true", help="read torch's own files too")
     command.add_argument("--decode-steps", type=positive, default=25, help="of the pixel decoder")
     add_decoder(command)
-    command.add_argument("--seed", type=whole_number, default=0)
+    add_sampling(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -184,9 +184,11 @@ def eval_recon(args: argparse.Namespace) -> None:
     from latentum_jax.data.navigation.samples import CONTEXT
     from latentum_jax.eval import recon, runs
     from latentum_jax.eval.cem import CEM
+    from latentum_jax.generate.sampling import Sampling
 
     not_a_file(args.out)
     given = {name: value for name in ("mean", "std") if (value := getattr(args, name))}
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
     names = ("samples", "elites", "iterations", "steps", "path")
     search = CEM(**{n: getattr(args, n) for n in names}, repeats=args.rollouts, **given)
     if args.data is None:
@@ -200,6 +202,7 @@ def eval_recon(args: argparse.Namespace) -> None:
         "data": None if args.data is None else str(args.data),
         **{name: getattr(args, name) for name in ("num", "stride", "seed")},
         "search": dataclasses.asdict(search),
+        "sampling": dataclasses.asdict(sampling),
         "cost": "latent" if args.lpips is None else "lpips",
     }
     model, cost = load_model(args), recon.latent_cost
@@ -212,7 +215,7 @@ def eval_recon(args: argparse.Namespace) -> None:
         settings |= {"decoder": str(args.decoder), "decode_steps": args.decode_steps}
         cost = functools.partial(recon.pixel_cost, decode=decode, distance=distance)
     with runs.run_in(args.out, settings) as run:
-        results = recon.evaluate(model, episodes, run, search, args.seed, cost)
+        results = recon.evaluate(model, episodes, run, search, args.seed, cost, sampling)
         run.finish(results, recon.table(results))
     print(recon.table(results), end="")
 

@@ -9,6 +9,6 @@ run=${1:?usage: launch/frozenlake_decoder.sh RUN}
 
 latentum train --config frozenlake_decoder --workdir "$run/decoder" \
   --config.latentum="$run/mbaq/model" # sft changes nothing that makes z_q
-python launch/bundle_frozenlake_tiny.py "$run"
+python launch/bundle.py frozenlake-tiny "$run"
 latentum eval frames --num 100 --seed 1 --out "$run/eval/frames"
-python launch/bundle_frozenlake_tiny.py "$run" # once more, for the figures
+python launch/bundle.py frozenlake-tiny "$run" # once more, for the figures

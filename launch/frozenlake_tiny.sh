@@ -9,8 +9,8 @@ run=${1:?usage: launch/frozenlake_tiny.sh RUN}
 name=frozenlake-tiny
 
 latentum train --config frozenlake_tiny --workdir "$run"
-python launch/bundle_frozenlake_tiny.py "$run"
+python launch/bundle.py frozenlake-tiny "$run"
 latentum eval vsp --checkpoint "$name" --mode fine --num 100 --seed 1 --out "$run/eval/vsp-fine"
 latentum eval vsp --checkpoint "$name" --mode coarse --num 100 --seed 1 --out "$run/eval/vsp-coarse"
 latentum eval questions --checkpoint "$name" --num 40 --seed 1 --out "$run/eval/questions"
-python launch/bundle_frozenlake_tiny.py "$run" # once more, for the figures
+python launch/bundle.py frozenlake-tiny "$run" # once more, for the figures

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -49,14 +49,20 @@ class Episode:
 
 def held_out(num: int, seed: int, steps: int, stride: int = 1) -> list[Episode]:
     """Walks through rooms of the small world that no training ever sees."""
-    rng = np.random.default_rng((seed, 0x6F))
-    episodes = []
-    for number in range(num):
+    walks = held_out_walks(num, seed, CONTEXT - 1 + steps, stride)
+    return [_episode(f"{seed}/{i}", list(frames), poses) for i, (frames, poses) in enumerate(walks)]
+
+
+def held_out_walks(
+    num: int, seed: int, steps: int, stride: int = 1
+) -> list[tuple[UInt8[np.ndarray, "T P P 3"], Float[np.ndarray, "T 3"]]]:
+    """What is seen on them, T = steps + 1 frames, and the poses it is seen from."""
+    rng, walks = np.random.default_rng((seed, 0x6F)), []
+    for _ in range(num):
         room = random_room(rng, "test")
-        poses = walk(rng, room, (CONTEXT - 1 + steps) * stride)[::stride]
-        drawn = draw_all(room, poses)
-        episodes.append(_episode(f"{seed}/{number}", list(drawn), poses))
-    return episodes
+        poses = walk(rng, room, steps * stride)[::stride]
+        walks.append((draw_all(room, poses), poses))
+    return walks
 
 
 def of_folder(windows: Trajectories, num: int, seed: int) -> Iterator[Episode]:

@@ -31,6 +31,7 @@ from latentum_jax.data.frozenlake.mazes import (
 )
 from latentum_jax.data.frozenlake.questions import Question, ask, caption, parse_caption
 from latentum_jax.eval.frames import decode_frames, write_frames
+from latentum_jax.eval.strip import Strip
 from latentum_jax.eval.vsp import Mode, read_moves, step_limit
 from latentum_jax.files import whole
 from latentum_jax.generate.sampling import Sampling
@@ -85,6 +86,7 @@ class Shown:
     drawn: State
     described: str
     imagined: np.ndarray | None = None
+    strip: Strip | None = None
 
 
 def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> Shown:
@@ -140,6 +142,8 @@ def write_page(shown: Shown, out: str | Path, metrics: str | Path) -> Path:
             true = [draw(state) for state in walk.shows]
             write_frames(path.parent / "frames" / f"{size}-{walk.mode}", true, walk.imagined)
     numbers = json.loads(metrics.read_text("utf-8")) if metrics.is_file() else {}
+    if shown.strip is not None:
+        write_frames(path.parent / "frames" / "walk", shown.strip.true, shown.strip.imagined)
     text = page(shown, numbers)
     with whole(path) as unfinished:
         unfinished.write_text(text, "utf-8")
@@ -177,6 +181,8 @@ def page(shown: Shown, metrics: dict[str, Any]) -> str:
         _section("Answering questions about a picture", QUESTIONS, [_questions(shown)]),
         _section("Drawing from words", DRAWING, [_drawing(shown)]),
     ]
+    if shown.strip is not None:
+        sections.append(_section("Imagining a walk", WALKING, [_strip(shown.strip)]))
     if metrics:
         sections.append(_section("Measured", MEASURED, [_metrics(metrics)]))
     return PAGE.substitute(style=STYLE, body="\n".join(sections))
@@ -258,6 +264,15 @@ def _drawing(shown: Shown) -> str:
     )
 
 
+def _strip(strip: Strip) -> str:
+    cards = [_card(strip.seen, "Last seen", "before it, three frames more")]
+    taken = zip(strip.actions, strip.true, strip.imagined, strict=True)
+    for i, (action, true, imagined) in enumerate(taken, 1):
+        told = f"{action.dx:.2f} m ahead, {action.dyaw:+.0f}°"
+        cards.append(_card(true, f"Step {i}", told, imagined))
+    return f"<article><div class=strip>{''.join(cards)}</div></article>"
+
+
 def _metrics(metrics: dict[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
@@ -310,6 +325,12 @@ COARSE = (
 )
 QUESTIONS = "The model looks at the picture through continuous features."
 DRAWING = "From a caption the model draws a latent image, and then describes what it drew."
+WALKING = (
+    "Another model of the same kind, nav-tiny, has seen four frames of a walk through a room that "
+    "it was never trained in, and is told the next actions. It imagines every frame from those "
+    "before, its own latent images among them, and no pixel is drawn on the way. Above are the "
+    "true frames; framed, what it imagined, drawn afterwards for you."
+)
 MEASURED = "Figures that come with this model, over many held-out mazes."
 
 STYLE = """

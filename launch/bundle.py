@@ -1,9 +1,10 @@
-"""Makes latentum_jax/checkpoints/frozenlake-tiny of a finished run of configs/frozenlake_tiny.py.
+"""Makes a bundled model, latentum_jax/checkpoints/NAME, of a finished run of its recipe.
 
-    python launch/bundle_frozenlake_tiny.py RUN
+    python launch/bundle.py frozenlake-tiny RUN
+    python launch/bundle.py nav-tiny RUN
 
 Writes the model in bf16, log.jsonl (every tenth step of each stage) and metrics.json (the
-evaluations in RUN/eval, where they have been made); with a run of configs/frozenlake_decoder.py in
+evaluations in RUN/eval, where they have been made); with a run of the decoder's recipe in
 RUN/decoder, the same of the pixel decoder in decoder/.
 """
 
@@ -16,16 +17,22 @@ from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.train.recipe import load_config
 
-BUNDLE = BUNDLED / "frozenlake-tiny"
+RECIPES = {  # of the model and of its decoder
+    "frozenlake-tiny": ("frozenlake_tiny", "frozenlake_decoder"),
+    "nav-tiny": ("nav_tiny", "nav_tiny_decoder"),
+}
 EVERY = 10
 
 
-def main(run: Path) -> None:
+def main(name: str, run: Path) -> None:
     """Bundles a run."""
-    told = {path: path.read_text() for path in BUNDLE.rglob("README.md")}  # folders are made anew
-    bundle(LatentUM, "frozenlake_tiny", run, BUNDLE)
+    if name not in RECIPES:
+        raise SystemExit(f"{name!r} is no bundled model, expected one of {sorted(RECIPES)}")
+    folder, (recipe, of_decoder) = BUNDLED / name, RECIPES[name]
+    told = {path: path.read_text() for path in folder.rglob("README.md")}  # folders are made anew
+    bundle(LatentUM, recipe, run, folder)
     if (run / "decoder").is_dir():
-        bundle(PixelDecoder, "frozenlake_decoder", run / "decoder", BUNDLE / "decoder")
+        bundle(PixelDecoder, of_decoder, run / "decoder", folder / "decoder")
     for path, text in told.items():
         if path.parent.is_dir():
             path.write_text(text)
@@ -34,7 +41,7 @@ def main(run: Path) -> None:
         values = json.loads(results.read_text())
         values.pop("checkpoint", None)
         found[results.parent.name] = values
-    write_json(BUNDLE / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
 
 
 def bundle(kind: type[LatentUM] | type[PixelDecoder], recipe: str, run: Path, to: Path) -> None:
@@ -51,4 +58,4 @@ def log_of(run: Path, stage: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))
