@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -48,15 +48,24 @@ class Episode:
 
 
 def held_out(num: int, seed: int, steps: int, stride: int = 1) -> list[Episode]:
-    """Walks through rooms of the small world that no training ever sees."""
+    """Episodes of `held_out_walks`."""
+    walks = held_out_walks(num, seed, steps, stride)
+    return [
+        _episode(f"{seed}/{number}", list(frames), poses)
+        for number, (frames, poses) in enumerate(walks)
+    ]
+
+
+def held_out_walks(
+    num: int, seed: int, steps: int, stride: int = 1
+) -> Iterator[tuple[UInt8[np.ndarray, "T P P 3"], Float[np.ndarray, "T 3"]]]:
+    """Frames and poses of walks through rooms of the small world that no training ever sees: those
+    of the context and of `steps` more."""
     rng = np.random.default_rng((seed, 0x6F))
-    episodes = []
-    for number in range(num):
+    for _ in range(num):
         room = random_room(rng, "test")
         poses = walk(rng, room, (CONTEXT - 1 + steps) * stride)[::stride]
-        drawn = draw_all(room, poses)
-        episodes.append(_episode(f"{seed}/{number}", list(drawn), poses))
-    return episodes
+        yield draw_all(room, poses), poses
 
 
 def of_folder(windows: Trajectories, num: int, seed: int) -> Iterator[Episode]:
