@@ -79,5 +79,6 @@ HEAD = """# The paper in miniature
 `latentum miniature --out DIR`: the paper's comparisons at a tiny size, on models of a few million
 parameters that run on a laptop. Each is measured with several seeds, which choose the mazes, walks
 or initial weights; a figure is the mean over seeds ± their standard deviation. Claims are judged by
-the difference within each seed, and its 95% interval over seeds.
+the difference within each seed, and its 95% interval over seeds. Seconds are those of the machine
+that made this page, compilation left out.
 """

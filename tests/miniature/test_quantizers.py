@@ -10,7 +10,9 @@ from latentum_jax.cli import main
 from latentum_jax.miniature import quantizers
 from latentum_jax.miniature.spread import spread
 from latentum_jax.models.folder import read_folder
+from latentum_jax.train.recipe import load_config
 from tests.models_on_disk import write_random_model
+from tests.train.small_recipes import BUCKETS
 
 
 def test_the_quantizer_starts_anew(tmp_path):
@@ -45,14 +47,24 @@ def test_what_is_told():
 
 
 @pytest.mark.slow
-def test_two_steps_of_the_bundled_model(tmp_path, monkeypatch):
-    """End to end with two of the objectives; then again, where nothing is left to do."""
+def test_two_steps_of_two_objectives(tmp_path, monkeypatch):
+    """End to end on a small random model; then again, where nothing is left to do."""
     few = {name: quantizers.ARMS[name] for name in ("MBAQ", "mse")}
+
+    def small(name, settings):
+        config = load_config(name, settings)
+        config.data.buckets = (BUCKETS["mbaq"],)
+        return config
+
     monkeypatch.setattr(quantizers, "ARMS", few)
-    args = ["--seeds", "0", "--steps", "2", "--states", "1", "--levels", "3"]
-    command = ["miniature", "--out", str(tmp_path), "--parts", "quantizers", *args]
+    monkeypatch.setattr(quantizers, "load_config", small)
+    model = str(write_random_model(tmp_path / "model"))
+    command = ["miniature", "--out", str(tmp_path / "out"), "--checkpoint", model]
+    command += ["--parts", "quantizers", "--seeds", "0", "--steps", "2"]
+    command += ["--states", "1", "--levels", "3"]
     assert main(command) == 0
-    found = json.loads((tmp_path / "quantizers/results.json").read_text())["seeds"]["0"]
-    assert list(found) == ["MBAQ", "mse"] and all(arm["kl"] > 0 for arm in found.values())
+    results = json.loads((tmp_path / "out/quantizers/results.json").read_text())
+    found = results["seeds"]["0"]
+    assert list(found) == ["MBAQ", "mse"] and found["MBAQ"]["kl"] != found["mse"]["kl"]
     monkeypatch.setattr(quantizers, "train", None)
     assert main(command) == 0
