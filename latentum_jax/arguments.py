@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT = "frozenlake-tiny"
+WORLD = "nav-tiny"  # of the small world
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +45,11 @@ def positive(text: str) -> int:
 def counts(text: str) -> tuple[int, ...]:
     """ "1,4" as (1, 4)."""
     return tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """ "0,1,2" as (0, 1, 2)."""
+    return tuple(dict.fromkeys(whole_number(part.strip()) for part in text.split(",")))
 
 
 def levels(text: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from latentum_jax.arguments import (
     positive,
     whole_number,
 )
-from latentum_jax.eval_cli import add_evals
+from latentum_jax.eval_cli import add_evals, add_miniature
 from latentum_jax.programs import keep_programs
 from latentum_jax.train.stopping import Stopped
 
@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_programs()
     try:
         args, rest = parser().parse_known_args(argv)
+        args.may_restart = argv is None
         if args.run in (do.train, do.compile_programs, do.precompute):
-            args.overrides, args.may_restart = read_overrides(rest), argv is None
+            args.overrides = read_overrides(rest)
         elif rest:
             raise ValueError(f"unrecognized arguments: {' '.join(rest)}")
         args.run(args)
@@ -103,6 +104,7 @@ def parser() -> Parser:
     command = add_command(commands, "report", do.report)
     command.add_argument("workdir", type=Path, metavar="WORKDIR")
     add_evals(commands)
+    add_miniature(commands)
     _add_convert(commands)
     _add_compile(commands)
     command = add_command(commands, "bench", do.bench)

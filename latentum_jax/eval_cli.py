@@ -5,6 +5,8 @@ from typing import Any
 
 from latentum_jax import eval_commands as do
 from latentum_jax.arguments import (
+    DEFAULT,
+    WORLD,
     Parser,
     add_command,
     add_decoder,
@@ -14,6 +16,7 @@ from latentum_jax.arguments import (
     number,
     numbers,
     positive,
+    seeds,
     whole_number,
 )
 
@@ -145,3 +148,30 @@ def _add_recon(evals: Any) -> None:
     add_decoder(command)
     add_sampling(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def add_miniature(commands: Any) -> None:
+    """`miniature`; its sizes are fields of `miniature.part.Sizes`."""
+    command = add_command(commands, "miniature", do.miniature)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    text = "of fine_coarse, pixels, recache, quantizers, world, cem those to measure (default: all)"
+    command.add_argument("--parts", metavar="pixels,...", help=text)
+    command.add_argument("--seeds", type=seeds, default=(0, 1, 2), metavar="0,1,2")
+    text = "of the parts about mazes (default %(default)s)"
+    command.add_argument("--checkpoint", default=DEFAULT, help=text)
+    text = "of those about the small world (default %(default)s)"
+    command.add_argument("--world", default=WORLD, metavar="CHECKPOINT", help=text)
+    command.add_argument("--levels", type=levels, default=(3, 4, 5, 6), metavar="3,4,5,6")
+    for name, default, text in (
+        ("mazes", 40, "of each level"),
+        ("steps", 300, "that a quantizer trains"),
+        ("states", 200, "asked about, of each kind of question"),
+        ("walks", 8, "imagined through rooms of the small world"),
+        ("horizon", 16, "frames imagined of a walk"),
+        ("episodes", 10, "planned towards a picture"),
+        ("candidates", 40, "paths that are tried for each"),
+        ("ahead", 8, "steps of such a path"),
+        ("decode-steps", 4, "of the small world's pixel decoder"),
+    ):
+        told = f"{text} (default %(default)s)"
+        command.add_argument(f"--{name}", type=positive, default=default, help=told)

@@ -220,6 +220,23 @@ def eval_recon(args: argparse.Namespace) -> None:
     print(recon.table(results), end="")
 
 
+def miniature(args: argparse.Namespace) -> None:
+    """Measures the paper's comparisons at tiny size over seeds, and reports what they say."""
+    from latentum_jax.train.memory import restart_with_huge_pages
+
+    not_a_file(args.out)
+    if args.may_restart:  # a part of it is training
+        restart_with_huge_pages()
+    import dataclasses
+
+    from latentum_jax.miniature.part import Sizes
+    from latentum_jax.miniature.report import run
+
+    sizes = Sizes(**{size.name: getattr(args, size.name) for size in dataclasses.fields(Sizes)})
+    models = {"mazes": args.checkpoint, "world": args.world}
+    print(f"report in {run(args.parts, models, sizes, args.seeds, args.out)}")
+
+
 def _of_model(args: argparse.Namespace) -> dict[str, Any]:
     from latentum_jax.eval.runs import model_settings
     from latentum_jax.pretrained import find_model

@@ -1,6 +1,6 @@
 """`LatentUM.from_pretrained(...)`: a folder in, a model that answers, draws and plans out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,7 @@ from latentum_jax.tokenizer import user_turn
 
 TILE_STEP = 4  # and batches of tiles to a multiple of this
 Features = Literal["continuous", "quantized"]
+Interleaving = Callable[..., Rows]  # called as `generate.interleave.interleave` is
 
 
 class LatentUM:
@@ -191,17 +192,19 @@ class LatentUM:
         text: Sampling = GREEDY,
         codes: Sampling = GREEDY,
         seeds: Sequence[int] | None = None,
+        by: Interleaving | None = None,
     ) -> list[Plan]:
         """Reasons about each image in text and latent images until the model says it is done.
 
         `mode` picks the instruction the model was trained on: "fine", at most `max_steps` steps of
         one move and one image, or "coarse", describe, draw the plan, answer. `prompt` says
-        something else instead. A step's text has at most `max_text` tokens.
+        something else instead. A step's text has at most `max_text` tokens. `by` puts a program of
+        `generate.ablations` in the place of the model's own way.
         """
         turn, limits = self.prompter.planning(mode, prompt, max_steps, max_text)
         shown = embed_images(self.model, self.params, self.pixels(images, "bilinear"), False)
         prompts, counts = [turn] * len(shown), [[1]] * len(shown)
-        rows = self._interleave(prompts, shown, counts, limits, text, codes, seeds)
+        rows = self._interleave(prompts, shown, counts, limits, text, codes, seeds, by)
         return [self.prompter.plan(*_said(rows, i)) for i in range(len(shown))]
 
     def steps_that_fit(self, max_text: int = STEP_TEXT) -> int:
@@ -293,10 +296,11 @@ class LatentUM:
         text: Sampling,
         codes: Sampling,
         seeds: Sequence[int] | None,
+        by: Interleaving | None = None,
     ) -> Rows:
         room = limits.room(self.config.vision.num_tokens)
         embedded, lengths = self._embed(prompts, shown, counts, room)
-        rows = interleave(
+        rows = (by or interleave)(
             self.model,
             self.params,
             embedded,

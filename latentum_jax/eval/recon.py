@@ -48,21 +48,24 @@ class Episode:
 
 
 def held_out(num: int, seed: int, steps: int, stride: int = 1) -> list[Episode]:
-    """Walks through rooms of the small world that no training ever sees."""
-    walks = held_out_walks(num, seed, CONTEXT - 1 + steps, stride)
-    return [_episode(f"{seed}/{i}", list(frames), poses) for i, (frames, poses) in enumerate(walks)]
+    """Episodes of `held_out_walks`."""
+    walks = held_out_walks(num, seed, steps, stride)
+    return [
+        _episode(f"{seed}/{number}", list(frames), poses)
+        for number, (frames, poses) in enumerate(walks)
+    ]
 
 
 def held_out_walks(
     num: int, seed: int, steps: int, stride: int = 1
-) -> list[tuple[UInt8[np.ndarray, "T P P 3"], Float[np.ndarray, "T 3"]]]:
-    """What is seen on them, T = steps + 1 frames, and the poses it is seen from."""
-    rng, walks = np.random.default_rng((seed, 0x6F)), []
+) -> Iterator[tuple[UInt8[np.ndarray, "T P P 3"], Float[np.ndarray, "T 3"]]]:
+    """Frames and poses of walks through rooms of the small world that no training ever sees: those
+    of the context and of `steps` more."""
+    rng = np.random.default_rng((seed, 0x6F))
     for _ in range(num):
         room = random_room(rng, "test")
-        poses = walk(rng, room, steps * stride)[::stride]
-        walks.append((draw_all(room, poses), poses))
-    return walks
+        poses = walk(rng, room, (CONTEXT - 1 + steps) * stride)[::stride]
+        yield draw_all(room, poses), poses
 
 
 def of_folder(windows: Trajectories, num: int, seed: int) -> Iterator[Episode]:

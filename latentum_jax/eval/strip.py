@@ -30,7 +30,7 @@ class Strip:
 
 def imagine_walk(model: LatentUM, decoder: PixelDecoder, seed: int, steps: int = STEPS) -> Strip:
     """A held-out walk rolled out in latent space alone; then drawn, for whoever looks on."""
-    ((frames, poses),) = held_out_walks(1, seed, CONTEXT - 1 + steps)
+    ((frames, poses),) = held_out_walks(1, seed, steps)
     actions, seen = actions_between(poses), list(frames[:CONTEXT])
     codes, _ = rollout(model, [seen], [actions], sampling=GREEDY)
     references = seen[: decoder.config.mmdit.references]

@@ -154,17 +154,36 @@ def step(
     text: Sampling,
     codes: Sampling,
 ) -> Rows:
+    """`turn`; rows whose image is whole are then recached."""
+    rows = turn(model, params, rows, ids=ids, text=text, codes=codes)
+    if rows.codes.shape[1] == 0:
+        return rows
+    return settle(functools.partial(recache, model, params, ids=ids), rows)
+
+
+def settle(change: Callable[[Rows], Rows], rows: Rows) -> Rows:
+    """`change` until no row waits with a whole image."""
+    return jax.lax.while_loop(lambda rows: jnp.any(rows.status == RECACHE), change, rows)
+
+
+def turn(
+    model: LatentUM,
+    params: Params,
+    rows: Rows,
+    *,
+    ids: SpecialIds,
+    text: Sampling,
+    codes: Sampling,
+) -> Rows:
     """A text token for every row that speaks or a visual token for every row that draws, whichever
-    are more, or both where the fewer have waited long. Rows whose image is whole are recached."""
+    are more, or both where the fewer have waited long. Rows whose image is whole wait (RECACHE)."""
     speak = functools.partial(say, model, params, ids=ids, sampling=text)
     if rows.codes.shape[1] == 0:
         return speak(rows)
     rows = rows.replace(waited=rows.waited + 1)
     drawing = functools.partial(draw, model, params, sampling=codes)
     say_now, draw_now = served(rows.status, rows.waited)
-    rows = when(draw_now, drawing, when(say_now, speak, rows))
-    again = functools.partial(recache, model, params, ids=ids)
-    return jax.lax.while_loop(lambda rows: jnp.any(rows.status == RECACHE), again, rows)
+    return when(draw_now, drawing, when(say_now, speak, rows))
 
 
 def served(
@@ -260,18 +279,29 @@ def draw(model: LatentUM, params: Params, rows: Rows, *, sampling: Sampling) -> 
     )
 
 
-def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds) -> Rows:
-    """Runs whole images through the understanding branch in place, some rows' at a time."""
+def recache(
+    model: LatentUM,
+    params: Params,
+    rows: Rows,
+    *,
+    ids: SpecialIds,
+    seen: Float[Array, "B L D"] | None = None,
+) -> Rows:
+    """Runs whole images through the understanding branch in place, some rows' at a time: as what
+    was drawn is shown, or as the embeddings `seen` where these are given."""
     bound, b, slots = model.bind({"params": params}), len(rows.status), rows.caches[0].length
     group = min(b, max(1, RECACHED // (rows.codes.shape[2] + 2)))
     (picked,) = jnp.nonzero(rows.status == RECACHE, size=group, fill_value=b)
     if group == b:  # then no cache has to be taken out
         picked = jnp.where(rows.status == RECACHE, jnp.arange(b), b)
     own = lambda x: x.at[picked].get(mode="clip")  # noqa: E731
-    images = own(rows.codes)[jnp.arange(group), own(rows.images)]
+    if seen is None:
+        shown = bound.show(own(rows.codes)[jnp.arange(group), own(rows.images)])
+    else:
+        shown = own(seen).astype(model.dtype)
     frame = bound.embed(jnp.asarray([ids.img, ids.img_end]))
     ends = jnp.broadcast_to(frame[:, None, None], (2, group, 1, frame.shape[-1]))
-    x = jnp.concatenate([ends[0], bound.show(images), ends[1]], axis=1)
+    x = jnp.concatenate([ends[0], shown, ends[1]], axis=1)
     where = own(rows.position)[:, None] + jnp.arange(x.shape[1])
     where = jnp.where((picked < b)[:, None], where, slots)
     put = lambda x, new: x.at[picked].set(new, mode="drop")  # noqa: E731
@@ -279,15 +309,19 @@ def recache(model: LatentUM, params: Params, rows: Rows, *, ids: SpecialIds) -> 
     hidden, caches = understand(model, params, x, where, caches)
     caches = caches if group == b else jax.tree.map(put, rows.caches, caches)
     recached = put(jnp.zeros(b, bool), True)
-    rows = _append(rows, jnp.full(b, ids.img_end, jnp.int32), recached)
+    logits = put(rows.logits, bound.text_logits(hidden[:, -1]))
+    return goes_on(rows.replace(caches=caches, logits=logits), recached, ids=ids)
+
+
+def goes_on(rows: Rows, where: Bool[Array, "B"], *, ids: SpecialIds) -> Rows:
+    """Rows `where` an image was closed speak again, behind its `</img>`."""
+    rows = _append(rows, jnp.full(len(where), ids.img_end, jnp.int32), where)
     after = jnp.where(rows.images + 1 < rows.limits.steps, TEXT, DONE)
     return rows.replace(
-        caches=caches,
-        position=rows.position + recached * x.shape[1],
-        status=jnp.where(recached, after, rows.status),
-        said=jnp.where(recached, 0, rows.said),
-        logits=put(rows.logits, bound.text_logits(hidden[:, -1])),
-        images=rows.images + recached,
+        position=rows.position + where * (rows.codes.shape[2] + 2),
+        status=jnp.where(where, after, rows.status),
+        said=jnp.where(where, 0, rows.said),
+        images=rows.images + where,
     )
 
 

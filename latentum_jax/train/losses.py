@@ -152,7 +152,7 @@ def mcq_loss(
 
 
 def reconstruction_loss(
-    objective: str, target: Float[Array, "B L D"], made: Float[Array, "B L D"]
+    objective: str, target: Float[Array, "*b L D"], made: Float[Array, "*b L D"]
 ) -> Float[Array, ""]:
     """The ablations of MBAQ's KL: `mse` or `cosine` distance between embeddings (appendix A.1)."""
     if objective == "mse":
