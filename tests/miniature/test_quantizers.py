@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.cli import main
+from latentum_jax.eval import quantizers as asking
 from latentum_jax.miniature import quantizers
 from latentum_jax.miniature.spread import spread
 from latentum_jax.models.folder import read_folder
@@ -58,6 +59,7 @@ def test_two_steps_of_two_objectives(tmp_path, monkeypatch):
 
     monkeypatch.setattr(quantizers, "ARMS", few)
     monkeypatch.setattr(quantizers, "load_config", small)
+    monkeypatch.setattr(asking.questions, "KINDS", ("size",))
     model = str(write_random_model(tmp_path / "model"))
     command = ["miniature", "--out", str(tmp_path / "out"), "--checkpoint", model]
     command += ["--parts", "quantizers", "--seeds", "0", "--steps", "2"]
