@@ -51,6 +51,7 @@ def test_errors_by_hand():
     assert world.relative(made, truth) == pytest.approx({"1": 0.25, "2": 0.0, "mean": 0.125})
 
 
+@pytest.mark.slow
 def test_both_recurrences_against_rollouts(folder, tmp_path):
     """Breaks if frames, actions or steps are put beside others' truth: each error is taken again
     from rollouts of one walk at a time."""
@@ -81,6 +82,7 @@ def test_both_recurrences_against_rollouts(folder, tmp_path):
     assert found["pixels"]["error"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_command(folder, tmp_path, capsys):
     """Both parts end to end; a second seed takes up where the first ended."""
     few = ["--world", str(folder), "--parts", "world,cem", "--walks", "2", "--horizon", "2"]

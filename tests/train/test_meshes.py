@@ -23,14 +23,12 @@ def on_meshes(*args):
 @pytest.mark.parametrize(
     "stage",
     [
-        "vlm",
-        "mbaq",
         "mome",
         "sft",
-        "grpo",
-        pytest.param("latentumm", marks=pytest.mark.slow),  # sft and a little more, for 2 minutes
-        "vae",
-        "pixel_decoder",
+        *(  # a minute or two each, and much of it what these two do
+            pytest.param(stage, marks=pytest.mark.slow)
+            for stage in ("vlm", "mbaq", "grpo", "latentumm", "vae", "pixel_decoder")
+        ),
     ],
 )
 def test_the_losses_are_those_of_one_device(stage, tmp_path):
