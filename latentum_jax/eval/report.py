@@ -143,7 +143,10 @@ def write_page(shown: Shown, out: str | Path, metrics: str | Path) -> Path:
             write_frames(path.parent / "frames" / f"{size}-{walk.mode}", true, walk.imagined)
     numbers = json.loads(metrics.read_text("utf-8")) if metrics.is_file() else {}
     if shown.strip is not None:
-        write_frames(path.parent / "frames" / "walk", shown.strip.true, shown.strip.imagined)
+        imagined = list(shown.strip.imagined)
+        size = imagined[0].shape[1::-1]
+        true = [np.asarray(Image.fromarray(frame).resize(size)) for frame in shown.strip.true]
+        write_frames(path.parent / "frames" / "walk", true, imagined)
     text = page(shown, numbers)
     with whole(path) as unfinished:
         unfinished.write_text(text, "utf-8")

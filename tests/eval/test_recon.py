@@ -1,6 +1,5 @@
 """Planning towards pictures: scores by hand, costs, a run that is cut, and the command line."""
 
-import dataclasses
 import json
 import math
 
@@ -8,27 +7,23 @@ import numpy as np
 import pytest
 
 from latentum_jax.cli import main
-from latentum_jax.config import ChatConfig
 from latentum_jax.data.navigation.recon import Trajectories, write_trajectory
-from latentum_jax.data.navigation.stream import train_tokenizer
 from latentum_jax.data.navigation.words import Action
 from latentum_jax.eval import recon
 from latentum_jax.eval.cem import CEM
 from latentum_jax.eval.runs import run_in
 from latentum_jax.generate.sampling import GREEDY
-from latentum_jax.models.folder import ModelFolder, write_folder
+from latentum_jax.models.folder import write_folder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.rollout import latent_features, rollout
-from tests.small import SMALL, random_params
+from tests.small_world import small_world
 
 SEARCH = CEM(samples=3, elites=2, repeats=1, steps=2, mean=(0.1, 0, 0), std=(0.05, 0.02, 9))
-LANGUAGE = dataclasses.replace(SMALL.language, vocab_size=512, max_positions=1024)
-CONFIG = dataclasses.replace(SMALL, language=LANGUAGE)
 
 
 @pytest.fixture(scope="module")
 def folder():
-    return ModelFolder(CONFIG, ChatConfig(system=""), random_params(CONFIG), train_tokenizer(512))
+    return small_world()
 
 
 @pytest.fixture(scope="module")

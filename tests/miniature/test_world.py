@@ -1,27 +1,22 @@
 """Parts about the small world: errors by hand, and both parts with a small random model."""
 
-import dataclasses
 import functools
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from latentum_jax.cli import main
-from latentum_jax.config import ChatConfig
 from latentum_jax.data.navigation.motion import actions_between
-from latentum_jax.data.navigation.stream import train_tokenizer
-from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
-from latentum_jax.decoder.pixel_decoder import init_decoder_params
+from latentum_jax.decoder.folder import write_decoder_folder
 from latentum_jax.eval import recon
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.miniature import world
 from latentum_jax.miniature.part import Given, Sizes
 from latentum_jax.miniature.spread import spread
-from latentum_jax.models.folder import ModelFolder, write_folder
+from latentum_jax.models.folder import write_folder
 from latentum_jax.rollout import latent_features, rollout
-from tests.small import DECODER, SMALL, random_params
+from tests.small_world import small_drawer, small_world
 
 SIZES = Sizes(walks=2, horizon=2, decode_steps=1)
 
@@ -30,14 +25,8 @@ SIZES = Sizes(walks=2, horizon=2, decode_steps=1)
 def folder(tmp_path_factory):
     """A small random world model with its decoder of four references."""
     path = tmp_path_factory.mktemp("world") / "nav"
-    language = dataclasses.replace(SMALL.language, vocab_size=512, max_positions=1024)
-    config = dataclasses.replace(SMALL, language=language)
-    chat = ChatConfig(system="")
-    write_folder(path, ModelFolder(config, chat, random_params(config), train_tokenizer(512)))
-    mmdit = dataclasses.replace(DECODER.mmdit, references=4)
-    decoder = dataclasses.replace(DECODER, mmdit=mmdit)
-    params = init_decoder_params(decoder, jax.random.key(0))
-    write_decoder_folder(path / "decoder", DecoderFolder(decoder, params), dtype="float32")
+    write_folder(path, small_world())
+    write_decoder_folder(path / "decoder", small_drawer(), dtype="float32")
     return path
 
 
