@@ -12,7 +12,7 @@ def eval_vsp(args: argparse.Namespace) -> None:
     """Solves FrozenLake mazes and counts the successes."""
     from latentum_jax.data.frozenlake.maps import load_maps
     from latentum_jax.data.frozenlake.mazes import load_mazes
-    from latentum_jax.eval import vsp
+    from latentum_jax.eval import runs, vsp
 
     not_a_file(args.out)
     unreadable: dict[str, str] = {}
@@ -22,9 +22,11 @@ def eval_vsp(args: argparse.Namespace) -> None:
         mazes = load_mazes(args.mazes)
     else:
         mazes = vsp.held_out(args.levels, args.num, args.seed)
-    model = load_model(args)
-    given = {"checkpoint": args.checkpoint, "unreadable": unreadable}
-    results = vsp.evaluate(model, mazes, args.mode, args.out, **given)
+    model, grids = load_model(args), "\n".join(" ".join(maze.grid) for maze in mazes)
+    settings = {"benchmark": "vsp", **_of_model(args), "mode": args.mode}
+    settings["mazes"] = runs.digest(grids.encode())
+    with runs.run_in(args.out, settings) as run:
+        results = vsp.evaluate(model, mazes, args.mode, run, unreadable=unreadable)
     print(vsp.table(results))
 
 

@@ -296,7 +296,7 @@ def test_eval_vsp(tmp_path, model, capsys):
     assert cli.main([*argv, "--mode", "coarse", "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["checkpoint"] == str(model) and results["levels"]["3"]["n"] == 1
-    assert json.loads((tmp_path / "out/mazes.jsonl").read_text())["grid"] == list(MAZE.grid)
+    assert json.loads((tmp_path / "out/items.jsonl").read_text())["grid"] == list(MAZE.grid)
     assert "level  mazes  success" in capsys.readouterr().out
 
 
@@ -308,5 +308,5 @@ def test_eval_vsp_on_published_maps(tmp_path, model, capsys):
     (folder / "1.txt").write_text("| | 1 | 2 |\n|a|@|_|\n|b|#|*|\n")
     argv = ["eval", "vsp", "--mazes", str(tmp_path / "maps"), "--checkpoint", str(model)]
     assert cli.main([*argv, "--mode", "coarse", "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out/mazes.jsonl").read_text())["grid"] == list(MAZE.grid)
+    assert json.loads((tmp_path / "out/items.jsonl").read_text())["grid"] == list(MAZE.grid)
     assert "1 files are no mazes; the first, level3/table/1.txt: " in capsys.readouterr().out

@@ -127,10 +127,12 @@ def model_settings(checkpoint: str, folder: Path, weights: str | None) -> dict[s
 
 def digest_of(files: Sequence[Path]) -> str:
     """Sixteen hex digits of what is in files, in their order."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    return digest(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
+
+
+def digest(data: bytes) -> str:
+    """Sixteen hex digits that tell data from others."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def interval(values: np.ndarray) -> dict[str, float]:

@@ -7,9 +7,9 @@ the path need not be the shortest.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from latentum_jax.data.frozenlake.frames import draw, simulate, start_state
@@ -22,7 +22,7 @@ from latentum_jax.data.frozenlake.mazes import (
 from latentum_jax.data.frozenlake.samples import read_action_plan, read_steps
 from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.imagined import score_images
-from latentum_jax.files import write_json, write_jsonl
+from latentum_jax.eval.runs import Run
 from latentum_jax.pretrained import LatentUM, Plan
 
 BATCH = 25
@@ -54,12 +54,11 @@ def evaluate(
     model: LatentUM,
     mazes: Sequence[Maze],
     mode: Mode,
-    out: str | Path,
+    run: Run,
     *,
-    checkpoint: str,
     unreadable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Solves the mazes; writes `out`/mazes.jsonl and then `out`/results.json, which it returns.
+    """Solves the mazes that the run has not finished; what its `finish` wrote.
 
     Under "levels" there is, for each, the number of mazes, the share solved and its Wilson 95%
     interval; "mean" is the unweighted mean over levels. Fine plans also get "imagined", see
@@ -67,33 +66,37 @@ def evaluate(
     """
     if not mazes:
         raise ValueError("there are no mazes to solve")
-    attempts = solve(model, mazes, mode)
-    solved = [attempt.success for attempt in attempts]
-    levels = by_level([attempt.maze.level for attempt in attempts], solved)
+    attempts = solve(model, mazes, mode, run)
+    levels = by_level([a.maze.level for a in attempts], [a.success for a in attempts])
     mean = sum(level["success"] for level in levels.values()) / len(levels)
-    results = {"mode": mode, "checkpoint": checkpoint, "levels": levels, "mean": mean}
+    results = {"mode": mode, "levels": levels, "mean": mean}
     if mode == "fine":
         walks = [(attempt.maze, attempt.moves, attempt.plan.codes) for attempt in attempts]
         results["imagined"] = score_images(model, walks)
     if unreadable:
         results["unreadable"] = dict(unreadable)
-    lines = [_line(attempt, ok) for attempt, ok in zip(attempts, solved, strict=True)]
-    write_jsonl(Path(out) / "mazes.jsonl", lines)
-    write_json(Path(out) / "results.json", results)
-    return results
+    return run.finish(results, f"```\n{table(results)}\n```\n")
 
 
-def solve(model: LatentUM, mazes: Sequence[Maze], mode: Mode) -> list[Attempt]:
-    """The model's plan for each maze, in the order of the mazes."""
-    attempts: dict[int, Attempt] = {}
-    with tqdm(total=len(mazes), desc=f"{mode} plans", unit="maze") as bar:
+def solve(
+    model: LatentUM, mazes: Sequence[Maze], mode: Mode, run: Run | None = None
+) -> list[Attempt]:
+    """The model's plan for each maze, in the order of the mazes; those that a `run` has finished
+    are not planned again."""
+    done = {} if run is None else run.done
+    attempts = {int(key): _kept(item, mazes[int(key)]) for key, item in done.items()}
+    with tqdm(total=len(mazes), initial=len(attempts), desc=f"{mode} plans", unit="maze") as bar:
         for level in sorted({maze.level for maze in mazes}):
             alike = [i for i, maze in enumerate(mazes) if maze.level == level]
             limit = step_limit(model, [mazes[i] for i in alike])
-            for batch, real in padded_batches(alike, min(BATCH, len(alike))):
+            todo = [i for i in alike if i not in attempts]
+            for batch, real in padded_batches(todo, min(BATCH, len(alike))):
                 plans = _plan(model, [mazes[i] for i in batch], mode, limit)
-                for i, plan in list(zip(batch, plans, strict=True))[:real]:
-                    attempts[i] = Attempt(mazes[i], plan, read_moves(plan, mode))
+                pairs = list(zip(batch, plans, strict=True))[:real]
+                new = {i: Attempt(mazes[i], plan, read_moves(plan, mode)) for i, plan in pairs}
+                if run is not None:
+                    run.add(_item(i, attempt) for i, attempt in new.items())
+                attempts |= new
                 bar.update(real)
     return [attempts[i] for i in range(len(mazes))]
 
@@ -158,11 +161,25 @@ def _plan(model: LatentUM, mazes: Sequence[Maze], mode: Mode, limit: int) -> lis
     return model.plan(pictures, mode=mode)
 
 
-def _line(attempt: Attempt, success: bool) -> dict[str, Any]:
+def _item(number: int, attempt: Attempt) -> dict[str, Any]:
+    """What a run keeps of a maze."""
+    plan = attempt.plan
     return {
+        "key": str(number),
         "level": attempt.maze.level,
         "grid": list(attempt.maze.grid),
         "moves": attempt.moves,
-        "success": success,
-        "text": attempt.plan.text,
+        "success": attempt.success,
+        "text": plan.text,
+        "steps": list(plan.steps),
+        "finished": plan.finished,
+        "codes": plan.codes.tolist(),
+        "shape": list(plan.codes.shape),  # of no images, too
     }
+
+
+def _kept(item: Mapping[str, Any], maze: Maze) -> Attempt:
+    """The attempt that `_item` was made of."""
+    codes = np.array(item["codes"], np.int32).reshape(item["shape"])
+    plan = Plan(item["text"], tuple(item["steps"]), codes, item["finished"])
+    return Attempt(maze, plan, item["moves"])

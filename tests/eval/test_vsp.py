@@ -11,6 +11,7 @@ import pytest
 from latentum_jax.data.frozenlake.frames import start_state
 from latentum_jax.data.frozenlake.mazes import MOVES, Maze, split_of, step
 from latentum_jax.eval import vsp
+from latentum_jax.eval.runs import run_in
 from latentum_jax.pretrained import STEP_TEXT, Plan
 from tests.fake_model import FakeModel
 from tests.models_on_disk import CONTEXT
@@ -82,33 +83,57 @@ def test_held_out_mazes_are_of_the_test_split():
 @pytest.mark.parametrize("mode", ["fine", "coarse"])
 def test_perfect_plans(mode, tmp_path):
     """results.json would have another layout, or a solved maze would count as lost."""
-    mazes = vsp.held_out((3, 4), 3, seed=0)
-    returned = vsp.evaluate(knowing(mazes), mazes, mode, tmp_path / "out", checkpoint="fake")
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    mazes, out = vsp.held_out((3, 4), 3, seed=0), tmp_path / "out"
+    with run_in(out, {"checkpoint": "fake"}) as run:
+        returned = vsp.evaluate(knowing(mazes), mazes, mode, run)
+    results = json.loads((out / "results.json").read_text())
     assert returned == results
     level = {"n": 3, "success": 1.0, "ci95": list(vsp.wilson(3, 3))}
     imagined = results.pop("imagined", None)
     assert results == {
-        "mode": mode,
         "checkpoint": "fake",
+        "mode": mode,
         "levels": {"3": level, "4": level},
         "mean": 1.0,
     }
-    lines = [json.loads(line) for line in (tmp_path / "out/mazes.jsonl").open()]
+    lines = [json.loads(line) for line in (out / "items.jsonl").open()]
     assert [tuple(line["grid"]) for line in lines] == [maze.grid for maze in mazes]
-    assert all(set(line) == {"level", "grid", "moves", "success", "text"} for line in lines)
     steps = sum(len(line["moves"]) for line in lines)
     perfect = {"steps": steps, "own_answer": 1.0, "nearest_frame": 1.0}
     assert imagined == (perfect if mode == "fine" else None)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "mazes.jsonl"}
-    assert "100.0%" in vsp.table(returned)
+    assert "100.0%" in vsp.table(returned) and "100.0%" in (out / "table.md").read_text()
+
+
+def test_a_run_goes_on_where_it_was_cut(monkeypatch, tmp_path):
+    """Breaks if a maze is planned twice, or what is kept of a plan is not what it was: the images
+    of those planned before the cut are judged after it."""
+    monkeypatch.setattr(vsp, "BATCH", 2)
+    mazes = vsp.held_out((3, 4), 3, seed=0)
+    with run_in(tmp_path / "whole", {}) as run:
+        whole = vsp.evaluate(knowing(mazes), mazes, "fine", run)
+    model, plan = knowing(mazes), FakeModel.plan
+
+    def cut(*args, **options):
+        if len(model.calls) == 2:
+            raise KeyboardInterrupt
+        return plan(model, *args, **options)
+
+    model.plan = cut
+    with pytest.raises(KeyboardInterrupt), run_in(tmp_path / "cut", {}) as run:
+        vsp.evaluate(model, mazes, "fine", run)
+    del model.plan  # the same model: its codes are numbers of the pictures that it has seen
+    with run_in(tmp_path / "cut", {}) as run:
+        assert len(run.done) == 3
+        assert vsp.evaluate(model, mazes, "fine", run) == whole
+    assert [kind for kind, _, _ in model.calls] == ["fine"] * 4 + ["describe"]
 
 
 def test_plans_into_holes(tmp_path):
     """A walk that ends in a hole would count as solved."""
     mazes = [maze for maze in vsp.held_out((4,), 12, seed=0) if into_a_hole(maze)]
     model = knowing(mazes, route=into_a_hole)
-    results = vsp.evaluate(model, mazes, "fine", tmp_path, checkpoint="fake")
+    with run_in(tmp_path, {}) as run:
+        results = vsp.evaluate(model, mazes, "fine", run)
     assert results["mean"] == 0.0
     assert results["levels"]["4"]["ci95"][0] == 0.0
     assert results["imagined"]["nearest_frame"] == 1.0
@@ -117,7 +142,8 @@ def test_plans_into_holes(tmp_path):
 def test_wrong_imagination_is_seen(tmp_path):
     """States imagined a move too late would count as right, as the moves themselves are."""
     mazes = vsp.held_out((4,), 3, seed=0)
-    results = vsp.evaluate(knowing(mazes, late=True), mazes, "fine", tmp_path, checkpoint="fake")
+    with run_in(tmp_path, {}) as run:
+        results = vsp.evaluate(knowing(mazes, late=True), mazes, "fine", run)
     assert results["mean"] == 1.0
     assert results["imagined"]["own_answer"] == results["imagined"]["nearest_frame"] == 0.0
 
@@ -133,7 +159,7 @@ def test_batches_have_one_shape_and_lose_no_maze(monkeypatch):
 
 
 def test_mazes_of_mixed_levels_keep_their_order():
-    """Lines of mazes.jsonl would not be those of the user's file."""
+    """Lines of items.jsonl would not be those of the user's file."""
     mazes = vsp.held_out((3, 4), 2, seed=0)[::-1]
     assert [a.maze for a in vsp.solve(knowing(mazes), mazes, "coarse")] == mazes
 
