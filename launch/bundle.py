@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from latentum_jax.eval.runs import settings_of
 from latentum_jax.files import BUNDLED, write_json, write_jsonl
 from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
@@ -39,8 +40,8 @@ def main(name: str, run: Path) -> None:
     found = {}
     for results in sorted((run / "eval").glob("*/results.json")):
         values = json.loads(results.read_text())
-        values.pop("checkpoint", None)
-        found[results.parent.name] = values
+        stated = {"checkpoint", *settings_of(results.parent)}  # what was run is no figure
+        found[results.parent.name] = {k: v for k, v in values.items() if k not in stated}
     write_json(folder / "metrics.json", found)
 
 
