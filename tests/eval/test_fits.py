@@ -29,8 +29,8 @@ def recipe(name, rows, **mesh):
         ("mome_pretrain", 16),
         ("mbaq", 16),
         ("sft", 64),
-        ("latentumm", 64),
-        ("world_model", 32),
+        pytest.param("latentumm", 64, marks=pytest.mark.slow),  # sft and a little more
+        pytest.param("world_model", 32, marks=pytest.mark.slow),  # sft of other sizes
         ("pixel_decoder", 16),
     ],
 )
@@ -45,6 +45,7 @@ def test_every_recipe_compiles_for_a_mesh(name, rows):
     assert name in fits.table({"config": name, **found})
 
 
+@pytest.mark.slow
 @compiles
 def test_an_aligner_compiles_for_a_mesh():
     """Breaks if LatentUMM's aligner is taken for a decoder."""

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from latentum_jax.configs import nav_tiny
 from latentum_jax.data.navigation.recon import write_trajectory
@@ -15,6 +16,7 @@ from tests.small import SMALL
 from tests.train.small_recipes import metrics_of
 
 
+@pytest.mark.slow
 def test_a_world_model_trains_on_a_recon_folder(tmp_path):
     """Breaks if a row of frames and actions does not become a step of stage `sft`."""
     rng = np.random.default_rng(0)
