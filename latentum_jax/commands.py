@@ -198,6 +198,8 @@ def bench(args: argparse.Namespace) -> None:
     if args.json is not None:
         not_a_folder(args.json)
     if args.target is not None:
+        if args.paths is not None:
+            raise ValueError("--paths says what is timed here, --target compiles every program")
         size, dtype = args.size or "full", args.dtype or "bfloat16"
         kinds = {"size": size, "dtype": dtype, "weights": args.weights}
         results = aot.compile_for(args.target, args.batch, **kinds)
