@@ -22,6 +22,8 @@ def eval_vsp(args: argparse.Namespace) -> None:
         mazes = load_mazes(args.mazes)
     else:
         mazes = vsp.held_out(args.levels, args.num, args.seed)
+    if not mazes:
+        raise ValueError("there are no mazes to solve")
     model, grids = load_model(args), "\n".join(" ".join(maze.grid) for maze in mazes)
     settings = {"benchmark": "vsp", **_of_model(args), "mode": args.mode}
     settings["mazes"] = runs.digest(grids.encode())

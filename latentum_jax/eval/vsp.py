@@ -58,14 +58,12 @@ def evaluate(
     *,
     unreadable: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Solves the mazes that the run has not finished; what its `finish` wrote.
+    """Solves the mazes, one at least, that the run has not finished; what its `finish` wrote.
 
     Under "levels" there is, for each, the number of mazes, the share solved and its Wilson 95%
     interval; "mean" is the unweighted mean over levels. Fine plans also get "imagined", see
     `score_images`. "unreadable" names files of a published folder that are no mazes, and why.
     """
-    if not mazes:
-        raise ValueError("there are no mazes to solve")
     attempts = solve(model, mazes, mode, run)
     levels = by_level([a.maze.level for a in attempts], [a.success for a in attempts])
     mean = sum(level["success"] for level in levels.values()) / len(levels)
