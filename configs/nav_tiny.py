@@ -21,13 +21,13 @@ def nav_model() -> LatentUMConfig:
 
 
 def get_config() -> ConfigDict:
-    """vlm -> mbaq -> mome -> sft."""
+    """vlm -> mbaq -> mome -> sft -> world, which is sft with little but futures to learn."""
     config = base(nav_model())
     config.tokenizer = "navigation"
     config.chat.system = ""
     config.data.source = "navigation"
     config.ema = 0.998
-    config.chain = ("vlm", "mbaq", "mome", "sft")
+    config.chain = ("vlm", "mbaq", "mome", "sft", "world")
     config.links = {
         "vlm": {
             "stage": "vlm",
@@ -51,16 +51,28 @@ def get_config() -> ConfigDict:
         "sft": {
             "stage": "sft",
             "steps": 8000,
-            "code_noise": 0.05,
-            "stale_tokens": 0.3,
-            "optimizer": {"learning_rate": 1e-3, "warmup": 200},
-            "data": {
-                "buckets": (
-                    bucket("world", 0.7, 12, 352, (8, 8)),  # futures of a past
-                    bucket("code_questions", 0.25, 24, 272),
-                    bucket("captions", 0.05, 48, 64),
-                )
-            },
+            **_futures(0.7, 0.25),
+        },
+        "world": {
+            "stage": "sft",
+            "steps": 2000,
+            **_futures(0.86, 0.1),
         },
     }
     return config
+
+
+def _futures(world: float, questions: float) -> dict:
+    """What `sft` and `world` share; shares of the two kinds of samples, captions being the rest."""
+    return {
+        "code_noise": 0.05,
+        "stale_tokens": 0.3,
+        "optimizer": {"learning_rate": 1e-3, "warmup": 200},
+        "data": {
+            "buckets": (
+                bucket("world", world, 12, 352, (8, 8)),  # futures of a past
+                bucket("code_questions", questions, 24, 272),
+                bucket("captions", round(1 - world - questions, 2), 48, 64),
+            )
+        },
+    }

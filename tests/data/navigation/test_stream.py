@@ -64,7 +64,7 @@ def test_a_tokenizer_says_what_the_model_has_ids_for(tokenizer):
     assert tokenizer.decode(tokenizer.encode(text), keep_special=True) == text
 
 
-@pytest.mark.parametrize("link", ["vlm", "mbaq", "mome", "sft"])
+@pytest.mark.parametrize("link", ["vlm", "mbaq", "mome", "sft", "world"])
 def test_no_stage_of_the_recipe_ever_sees_a_held_out_room(link, rooms, tokenizer):
     """Breaks if a stage draws from the test split, or its rows do not fit their shapes."""
     config = stage_config(nav_tiny.get_config(), link)
