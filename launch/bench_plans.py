@@ -72,7 +72,11 @@ def random(size: str, mazes: list[Maze]) -> Work:
     limits = [Limits(n, n, 1) for n in (len(shortest_path(maze)) for maze in mazes)]
     config = SIZES[size]
     model = LatentUM(config, jnp.float32)
-    params = img_alone(unstack_layers(random_params(expected_shapes(config), model.dtype)))
+    params = unstack_layers(
+        random_params(expected_shapes(config), model.dtype),
+        turned=jax.default_backend() == "cpu",
+    )
+    params = img_alone(params)
     pixels = np.stack([see(draw(start_state(maze)), config.vision) for maze in mazes])
     prompts = np.asarray(embed_images(model, params, jnp.asarray(pixels), False))
     ids = dataclasses.replace(SpecialIds(*[NEVER] * 6), img=0, img_end=1)

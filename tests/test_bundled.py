@@ -50,6 +50,7 @@ def test_every_parameter_is_there(model):
     assert sum(np.prod(s) for s in expected_shapes(model.config).values()) < 6e6
 
 
+@pytest.mark.slow
 def test_32_mazes_in_one_call_are_what_each_gives_alone(model, mazes):
     """Breaks if a row's plan depends on its batch mates: 32 rows, each with its own seed."""
     assert all(split_of(maze) == "test" for maze in mazes)

@@ -159,7 +159,8 @@ def _parts(
 ) -> Iterator[Callable[[int], list[Job]]]:
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
-    params = unstack_layers(random_params(expected_shapes(config), dtype), weights=weights)
+    params = random_params(expected_shapes(config), dtype)
+    params = unstack_layers(params, weights=weights, turned=jax.default_backend() == "cpu")
     yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
     del params
     if size in DECODERS and "decode" in paths:

@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.internvit import InternViT, Mlp1
-from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded
+from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded, Turned
 from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.vision_head import VisionHead
 
 Params = Mapping[str, Any]
 DECODED = ("language", "head")  # parts whose layers run for one token at a time
+RUN_OFTEN = ("head", "visual_projector")  # and those of which all does
 
 
 class LatentUM(nn.Module):
@@ -127,39 +128,40 @@ def start_generation_branch(params: Params) -> Params:
     return {**params, "language": language, "visual_projector": projector}
 
 
-def unstack_layers(params: Params, *, weights: str | None = None) -> Params:
+def unstack_layers(params: Params, *, weights: str | None = None, turned: bool = False) -> Params:
     """Parameters as decoding wants them: of `DECODED` a tuple with one tree a layer.
 
-    With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`.
+    With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`. Where they are
+    `turned`, for a CPU, the others that `RUN_OFTEN` has become `Turned`.
     """
-
-    def of(part: Params) -> Params:
-        return {**part, "layers": _one_by_one(part["layers"], None, weights)}
-
-    return {name: of(part) if name in DECODED else part for name, part in params.items()}
+    return {name: _held(name, part, None, weights, turned) for name, part in params.items()}
 
 
 def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
-    """Stored parameters as they are held for running: `unstack_layers`, and all else in `dtype`
-    but for the quantizer's, which stay in fp32. Read a part at a time."""
-
-    def of(name: str, part: Params) -> Params:
-        part, kind = dict(part), "float32" if name == "quantizer" else dtype
-        layers = (
-            {"layers": _one_by_one(part.pop("layers"), dtype, weights)} if name in DECODED else {}
-        )
-        return {**jax.tree.map(lambda x: jnp.asarray(x[...], kind), part), **layers}
-
-    return {name: of(name, part) for name, part in params.items()}
+    """Stored parameters as they are held for running: `unstack_layers`, turned on a CPU, and all
+    else in `dtype` but for the quantizer's, which stay in fp32. Read a part at a time."""
+    turned = jax.default_backend() == "cpu"
+    kinds = {name: "float32" if name == "quantizer" else dtype for name in params}
+    return {name: _held(name, part, kinds[name], weights, turned) for name, part in params.items()}
 
 
-def _one_by_one(stack: Params, dtype: str | None, weights: str | None) -> tuple[Params, ...]:
-    def read(x: Any, layer: int) -> jax.Array | Rounded:
-        value = jnp.asarray(x[layer], dtype)
-        return Rounded.of(value, weights) if weights and value.ndim == 2 else value
+def _held(name: str, part: Params, dtype: str | None, weights: str | None, turned: bool) -> Params:
+    def read(x: Any, index: Any, weights: str | None, turned: bool) -> Any:
+        value = jnp.asarray(x[index], dtype)
+        if value.ndim != 2:
+            return value
+        if weights:
+            return Rounded.of(value, weights)
+        return Turned.of(value) if turned else value
 
-    count = jax.tree.leaves(stack)[0].shape[0]
-    return tuple(jax.tree.map(lambda x, i=i: read(x, i), stack) for i in range(count))
+    part, layers = dict(part), {}
+    if name in DECODED:
+        stack = part.pop("layers")
+        count = jax.tree.leaves(stack)[0].shape[0]
+        one = lambda i: jax.tree.map(lambda x: read(x, i, weights, turned), stack)  # noqa: E731
+        layers = {"layers": tuple(one(i) for i in range(count))}
+    turned = turned and name in RUN_OFTEN
+    return {**jax.tree.map(lambda x: read(x, ..., None, turned), part), **layers}
 
 
 def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stack) -> Params:
@@ -168,6 +170,8 @@ def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stac
     def of(part: Params) -> Params:
         return {**part, "layers": jax.tree.map(lambda *parts: join(parts), *part["layers"])}
 
+    leaf = lambda x: isinstance(x, Turned)  # noqa: E731
+    params = jax.tree.map(lambda x: x.kernel if leaf(x) else x, params, is_leaf=leaf)
     return {name: of(part) if name in DECODED else part for name, part in params.items()}
 
 

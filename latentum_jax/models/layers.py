@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct, traverse_util
 from jaxtyping import Array, Float, Int
@@ -41,6 +42,34 @@ class Rounded(struct.PyTreeNode):
         return (made * self.scale).astype(x.dtype)
 
 
+class Turned(struct.PyTreeNode):
+    """A kernel held as `values` [out, in], which is how a CPU multiplies few rows best.
+
+    XLA's library for products on a CPU copies the right operand into an order of its own each time:
+    x [few in] kernel would have it copy the kernel, kernel^T x^T copies the rows of x. Of 8 rows
+    and kernels of 4 MB that is 75 to 100 GFLOP/s instead of 35 to 45 on two AVX2 cores.
+    """
+
+    values: jax.Array
+
+    @classmethod
+    def of(cls, kernel: jax.Array) -> "Turned":
+        """Of a kernel [in, out]."""
+        return cls(jnp.asarray(kernel.T))
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """The kernel [in, out], not copied."""
+        return np.asarray(self.values).T
+
+    def dot(self, x: jax.Array) -> jax.Array:
+        """x times the kernel."""
+        rows = x.reshape(-1, x.shape[-1])
+        made = jnp.dot(self.values.astype(x.dtype), rows.T)
+        # Without this XLA folds the transposition into the product, and turns that back.
+        return jax.lax.optimization_barrier(made).T.reshape(*x.shape[:-1], -1)
+
+
 def weight(
     module: nn.Module, name: str, init: Any, axes: Sequence[str], shape: Sequence[int]
 ) -> Any:
@@ -67,7 +96,7 @@ def corrected(module: nn.Module, y: jax.Array, x: jax.Array) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """x kernel + bias, where the kernel given may be a `Rounded` one."""
+    """x kernel + bias, where the kernel given may be a `Rounded` or a `Turned` one."""
 
     features: int
     axes: tuple[str, str]
@@ -78,7 +107,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "... E"]) -> Float[Array, "... O"]:
         x = x.astype(self.dtype)
         kernel = weight(self, "kernel", fan_in, self.axes, (x.shape[-1], self.features))
-        if isinstance(kernel, Rounded):
+        if isinstance(kernel, Rounded | Turned):
             y = kernel.dot(x)
         else:
             y = jnp.dot(x, kernel.astype(self.dtype))

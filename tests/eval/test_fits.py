@@ -27,11 +27,16 @@ def recipe(name, rows, **mesh):
     ("name", "rows"),
     [
         ("mome_pretrain", 16),
-        ("mbaq", 16),
-        ("sft", 64),
-        pytest.param("latentumm", 64, marks=pytest.mark.slow),  # sft and a little more
-        pytest.param("world_model", 32, marks=pytest.mark.slow),  # sft of other sizes
-        ("pixel_decoder", 16),
+        *(
+            pytest.param(name, rows, marks=pytest.mark.slow)
+            for name, rows in (
+                ("mbaq", 16),
+                ("sft", 64),
+                ("latentumm", 64),
+                ("world_model", 32),
+                ("pixel_decoder", 16),
+            )
+        ),
     ],
 )
 def test_every_recipe_compiles_for_a_mesh(name, rows):

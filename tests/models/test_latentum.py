@@ -18,7 +18,7 @@ from latentum_jax.models.latentum import (
     start_generation_branch,
     unstack_layers,
 )
-from latentum_jax.models.layers import Rounded
+from latentum_jax.models.layers import Rounded, Turned
 from latentum_jax.models.stored import Lazy
 from tests.small import SMALL
 
@@ -72,9 +72,11 @@ def test_generation_branch_starts_as_a_copy(small):
     assert started["head"] is small.params["head"]
 
 
-def test_layers_one_by_one(small):
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_one_by_one(small, turned):
     """Breaks if decoding runs other layers, or in another order, than training has made."""
-    unstacked = unstack_layers(small.params)
+    unstacked = unstack_layers(small.params, turned=turned)
+    assert isinstance(unstacked["head"]["head"]["kernel"], Turned) == turned
     assert len(unstacked["language"]["layers"]) == SMALL.language.num_layers
     pixels = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
     expected, got = (
@@ -87,9 +89,10 @@ def test_layers_one_by_one(small):
     assert np.abs(small.model.apply({"params": other}, pixels) - expected).max() > 1e-3
 
 
-def test_stacking_undoes_unstacking(small):
-    """Breaks if what was loaded for decoding is saved with layers lost, mixed or rounded."""
-    unstacked = unstack_layers(small.params)
+@pytest.mark.parametrize("turned", [False, True])
+def test_stacking_undoes_unstacking(small, turned):
+    """Breaks if what was loaded to run is saved with layers lost, mixed, turned or rounded."""
+    unstacked = unstack_layers(small.params, turned=turned)
     jax.tree.map(np.testing.assert_array_equal, stack_layers(unstacked), dict(small.params))
     lazy = stack_layers(unstacked, Lazy.stack)["language"]["layers"]["gen"]["q_proj"]["kernel"]
     expected = small.params["language"]["layers"]["gen"]["q_proj"]["kernel"]
@@ -110,7 +113,7 @@ def test_what_is_held(small):
     np.testing.assert_array_equal(layer["gen"]["q_proj"]["kernel"].values, expected.values)
     assert held["head"]["layers"][0]["qkv"]["kernel"].scale.dtype == jnp.float32
     assert layer["gen"]["q_norm"]["scale"].dtype == jnp.bfloat16
-    assert held["language"]["embed_tokens"].dtype == held["head"]["head"]["kernel"].dtype
+    assert held["language"]["embed_tokens"].dtype == held["head"]["norm"]["scale"].dtype
     assert held["language"]["embed_tokens"].dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(held["quantizer"])} == {jnp.dtype("float32")}
 

@@ -1,6 +1,7 @@
 """Small layers against torch's Qwen3."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from latentum_jax.models.layers import (
     MLP,
     RMSNorm,
     Rounded,
+    Turned,
     dense,
     rotary_angles,
     rotate_half,
@@ -140,6 +142,19 @@ def test_dense_is_torchs_linear():
     weight, bias = (jnp.asarray(p.detach().numpy()) for p in (linear.weight, linear.bias))
     got = layer.apply({"params": {"kernel": weight.T, "bias": bias}}, jnp.asarray(x.numpy()))
     np.testing.assert_allclose(got, linear(x).detach(), atol=1e-6)
+
+
+def test_a_turned_kernel_is_the_left_operand():
+    """Breaks if it multiplies otherwise than torch's linear, whose weights lie like that, or if XLA
+    turns the product back, which costs half the speed on a CPU and nobody would notice."""
+    linear = torch.nn.Linear(16, 48, bias=False)
+    x = torch.randn(2, 3, 16)
+    turned, rows = Turned.of(jnp.asarray(linear.weight.detach().numpy()).T), jnp.asarray(x.numpy())
+    np.testing.assert_array_equal(turned.values, linear.weight.detach())
+    np.testing.assert_allclose(turned.dot(rows), linear(x).detach(), atol=1e-6)
+    np.testing.assert_array_equal(turned.kernel, linear.weight.detach().T)
+    text = jax.jit(Turned.dot).lower(turned, rows).compile().as_text()
+    assert re.findall(r"f32\[(\d+,\d+)\]\S* dot\(", text) == ["48,6"]
 
 
 def test_weights_in_8_bits_by_hand():

@@ -26,6 +26,7 @@ def compiled():
     return fits.compile_grpo(recipe(), "h100", 8)
 
 
+@pytest.mark.slow
 @compiles
 def test_one_policy_one_reference_and_no_third_copy(compiled):
     """Breaks if the update is given anything but the state and its rows, or the state holds more
@@ -38,6 +39,7 @@ def test_one_policy_one_reference_and_no_third_copy(compiled):
     assert update["argument_bytes"] <= sum(held.values()) + ROWS // 4 * a_row + 1024
 
 
+@pytest.mark.slow
 @compiles
 def test_what_does_not_train_is_held_once(compiled):
     """Breaks if the reference has weights of its own that the policy does not train."""
@@ -53,6 +55,7 @@ def test_what_does_not_train_is_held_once(compiled):
     assert compiled["held"]["frozen"] > frozen / 2  # over two devices at most
 
 
+@pytest.mark.slow
 @compiles
 def test_the_table_names_every_program(compiled):
     """Breaks if a program of a step is not told of."""

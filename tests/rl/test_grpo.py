@@ -304,6 +304,7 @@ def test_a_batch_that_is_not_finite_is_skipped(folder, whole, tmp_path, monkeypa
     assert all(np.isfinite(x).all() for x in flat(read_folder(tmp_path / "model").params).values())
 
 
+@pytest.mark.slow
 def test_plans_train_both_branches(tmp_path, monkeypatch):
     """Two epochs and no reference. Breaks if words or pictures of a plan are not learnt, a reward
     is given other mazes or moves than letters, or nothing is clipped in the second epoch of a rate

@@ -86,6 +86,7 @@ def test_stage_2_adds_the_preference():
     assert 0.1 * np.log1p(np.exp(-spread)) - 1e-7 <= value < 0.1 * np.log(2)
 
 
+@pytest.mark.slow
 def test_a_chain_of_both_stages_and_its_folder(pairs, tmp_path):
     """8 steps are 3 passes over 10 pairs in fours. Breaks if stage 2 does not start from stage 1,
     or the aligner of a run cannot be read."""

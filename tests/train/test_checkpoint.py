@@ -88,6 +88,7 @@ def test_a_full_disk_leaves_the_last_good_one(start, tmp_path, monkeypatch):
     assert [line["step"] for line in metrics_of(tmp_path)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_on_half_and_double_the_devices(tmp_path):
     """A run on 4 devices dies and goes on on 2 and on 8. Breaks if a checkpoint belongs to the mesh
     that it was saved from."""

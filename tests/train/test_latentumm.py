@@ -185,6 +185,7 @@ def test_what_is_added_is_taken_out_again(folder):
     chex.assert_trees_all_equal(started["mappers"], again["mappers"])
 
 
+@pytest.mark.slow
 def test_a_run_without_a_teacher_goes_on_and_keeps_its_mappers(folder, tmp_path):
     """As published, on data without embeddings. Breaks if a run that was stopped goes another way,
     the model's folder cannot be read, or the mappers are lost."""

@@ -114,7 +114,13 @@ def test_gradients_are_those_of_torch(stacked):
     np.testing.assert_allclose(made["kernel"], whole.detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("stage", TARGETS)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(stage, marks=[pytest.mark.slow] * (stage in ("mome", "pixel_decoder")))
+        for stage in TARGETS
+    ],
+)
 def test_only_the_targets_change(stage, model, decoder):
     """The first loss is that of the stage without factors. After a few steps, of what is to be
     written only the targets differ from the start, and the stage's loss on it is that of what was
