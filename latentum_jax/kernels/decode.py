@@ -20,6 +20,7 @@ from latentum_jax.kernels.placement import Placement
 SMALLEST = 128  # slots of a block at least
 MOST = 32  # blocks of a row at most
 MASKED = -1e30  # a finite stand-in for -inf
+TWIN_SMALLEST, TWIN = 64, 2048  # slots of its blocks at least, and of all rows together
 
 
 def decode_attention(
@@ -43,10 +44,29 @@ def decode_twin(
     v: Float[Array, "B K S H"],
     lengths: Int[Array, "B"],
 ) -> Float[Array, "B N H"]:
-    """`decode_attention` in plain JAX."""
-    slots = jnp.broadcast_to(jnp.arange(k.shape[2]), (k.shape[0], k.shape[2]))
-    q_at, k_at = Placement.causal(lengths[:, None] - 1), Placement.causal(slots)
-    return forward_twin(q[:, :, None], k, v, q_at, k_at)[0][:, :, 0]
+    """`decode_attention` in plain JAX, block after block of slots up to the longest row's end."""
+    b, slots = len(q), k.shape[2]
+    size = min(slots, max(TWIN_SMALLEST, TWIN // b))
+    q, q_at = q[:, :, None], Placement.causal(lengths[:, None] - 1)
+
+    def block(i: Array, before: tuple[Array, Array]) -> tuple[Array, Array]:
+        o, lse = before
+        start = jnp.minimum(i * size, slots - size)
+        places = start + jnp.arange(size)
+        places = jnp.where(places < i * size, slots, places)  # the block before has seen it
+        k_at = Placement.causal(jnp.broadcast_to(places, (b, size)))
+        own_k, own_v = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in (k, v))
+        own, own_lse = forward_twin(q, own_k, own_v, q_at, k_at)
+        both = jnp.logaddexp(lse, own_lse)
+        share = lambda x: jnp.exp(x - both)[..., None]  # noqa: E731
+        return o * share(lse) + own * share(own_lse), both
+
+    if size == slots:
+        places = Placement.causal(jnp.broadcast_to(jnp.arange(slots), (b, slots)))
+        return forward_twin(q, k, v, q_at, places)[0][:, :, 0]
+    nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], MASKED)
+    o, _ = jax.lax.fori_loop(0, pl.cdiv(jnp.max(lengths), size), block, nothing)
+    return o[:, :, 0].astype(v.dtype)
 
 
 def decode_kernel(

@@ -1,5 +1,7 @@
 """Attention over a cache: kernel and twin against torch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +46,20 @@ def test_over_what_is_filled(lengths):
 
 
 def test_long_caches_have_larger_blocks():
-    """8300 slots are 17 blocks of 512. Breaks if the size of blocks is not taken along."""
+    """8300 slots are 17 blocks of 512, of the twin 13 of 682. Breaks if the size of blocks is not
+    taken along, or slots that two blocks share count twice."""
     q, k, v = given(8300)
     lengths = jnp.asarray([8300, 5, 4097])
-    got = jax.jit(lambda *args: decode_kernel(HERE, *args))(q, k, v, lengths)
-    np.testing.assert_allclose(got, attend(q, k, v, lengths.tolist()), atol=1e-5)
+    for run in (decode_twin, functools.partial(decode_kernel, HERE)):
+        got = jax.jit(run)(q, k, v, lengths)
+        np.testing.assert_allclose(got, attend(q, k, v, lengths.tolist()), atol=1e-5)
+
+
+def test_what_is_behind_the_longest_row_is_not_read():
+    """Breaks if a batch on a CPU reads the whole of caches that are nearly empty."""
+    q, k, v = given(2100)
+    k, v = (x.at[:, :, 700:].set(jnp.nan) for x in (k, v))  # the second block ends at 1364
+    lengths = jnp.asarray([682, 5, 0])
+    np.testing.assert_allclose(
+        decode_twin(q, k, v, lengths), attend(q, k, v, lengths.tolist()), atol=1e-5
+    )
