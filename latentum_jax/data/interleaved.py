@@ -121,6 +121,13 @@ class RowBuilder:
 
     def without_pictures(self, *, square_averaging: bool = False) -> Row:
         """`finish`, its pictures to be added by `padded_pictures`."""
+        row = {name: x[0] for name, x in words_of([self]).items()}
+        if square_averaging:
+            row["weights"] = square_averaged(row["labels"], row["block"])
+        return row
+
+    def checked(self) -> "RowBuilder":
+        """Itself. Raises ValueError where tokens, pictures or targets do not fit."""
         s = self.shape
         for given, most, what in (
             (self.length, s.length, "tokens"),
@@ -129,49 +136,7 @@ class RowBuilder:
         ):
             if given > most:
                 raise ValueError(f"a sample has {given} {what}, at most {most} fit")
-        row = self._by_token()
-        if square_averaging:
-            row["weights"] = square_averaged(row["labels"], row["block"])
-        slots, places, blocks = zip(*self.targets, strict=True) if self.targets else ((), (), ())
-        return row | {
-            "as_codes": _pad(self.as_codes, s.images, False),
-            "target_slot": _pad(slots, s.targets, 0),
-            "target_position": _pad(places, s.targets, 0),
-            "target_valid": np.arange(s.targets) < len(slots),
-            "target_base": np.zeros(s.targets, np.int32),
-            "target_block": _pad(blocks, s.targets, 0),
-        }
-
-    def _by_token(self) -> Row:
-        """What a row has T of."""
-        length = self.shape.length
-        tokens = np.full(length, self.ids.pad, np.int32)
-        labels, index = np.full(length, IGNORE, np.int32), np.full(length, -1, np.int32)
-        position, block, context, base = np.zeros((4, length), np.int32)
-        end = 0
-        for part in self.parts:
-            here = slice(end, end := end + len(part.ids))
-            tokens[here] = part.ids
-            position[here] = np.arange(part.first, part.first + len(part.ids))
-            if part.learn:
-                labels[here] = tokens[here]
-            if part.block:
-                block[here], context[here] = part.block, self.prefix - 1
-            else:
-                context[here] = position[here]
-            if part.index is not None:
-                index[here] = np.arange(part.index, part.index + len(part.ids))
-        return {
-            "tokens": tokens,
-            "labels": labels,
-            "weights": (labels >= 0).astype(np.float32),
-            "position": position,
-            "block": block,
-            "context": context,
-            "base": base,
-            "valid": np.arange(length) < self.length,
-            "image_index": index,
-        }
+        return self
 
     def _store(self, pixels: np.ndarray | None, as_codes: bool) -> int:
         self.pixels.append(pixels)
@@ -184,6 +149,56 @@ class RowBuilder:
         self.next_position += len(ids)
 
 
+def words_of(builders: Sequence[RowBuilder]) -> Row:
+    """Rows of one shape without their pictures, stacked, which takes less than one at a time.
+
+    Raises ValueError where one does not fit.
+    """
+    shape, count = builders[0].shape, len(builders)
+    size = count, shape.length
+    ends = np.array([(x.length, len(x.targets)) for x in builders])[..., None]
+    valid = np.arange(shape.length) < ends[:, 0]
+    tokens = np.full(size, builders[0].ids.pad, np.int32)
+    labels, index = np.full(size, IGNORE, np.int32), np.full(size, -1, np.int32)
+    position = np.arange(shape.length, dtype=np.int32) * valid  # of rows of one block
+    context, (block, base) = position.copy(), np.zeros((2, *size), np.int32)
+    targets = np.zeros((3, count, shape.targets), np.int32)
+    as_codes = np.zeros((count, shape.images), bool)
+    for row, builder in enumerate(builders):
+        end = 0
+        for part in builder.checked().parts:
+            here = row, slice(end, end := end + len(part.ids))
+            tokens[here] = part.ids
+            if part.learn:
+                labels[here] = tokens[here]
+            if part.block:
+                block[here], context[here] = part.block, builder.prefix - 1
+                position[here] = np.arange(part.first, part.first + len(part.ids))
+            if part.index is not None:
+                index[here] = np.arange(part.index, part.index + len(part.ids))
+        as_codes[row, : len(builder.as_codes)] = builder.as_codes
+        if builder.targets:
+            targets[:, row, : len(builder.targets)] = np.transpose(builder.targets)
+    slot, place, question = targets
+    return {
+        "tokens": tokens,
+        "labels": labels,
+        "weights": (labels >= 0).astype(np.float32),
+        "position": position,
+        "block": block,
+        "context": context,
+        "base": base,
+        "valid": valid,
+        "image_index": index,
+        "as_codes": as_codes,
+        "target_slot": slot,
+        "target_position": place,
+        "target_valid": np.arange(shape.targets) < ends[:, 1],
+        "target_base": np.zeros_like(slot),
+        "target_block": question,
+    }
+
+
 def square_averaged(labels: np.ndarray, block: np.ndarray) -> np.ndarray:
     """Weight 1/sqrt(n) of every label, n being the labels of its block; 0 where there is none.
 
@@ -193,13 +208,6 @@ def square_averaged(labels: np.ndarray, block: np.ndarray) -> np.ndarray:
     learnt = labels >= 0
     lengths = np.bincount(block[learnt], minlength=block.max(initial=0) + 1)
     return learnt / np.sqrt(np.maximum(lengths[block], 1), dtype=np.float32)
-
-
-def _pad(values: Sequence[Any] | np.ndarray, length: int, fill: Any) -> np.ndarray:
-    kinds = {bool: bool, int: np.int32, float: np.float32}
-    out = np.full(length, fill, kinds[type(fill)])
-    out[: len(values)] = values
-    return out
 
 
 def padded_pictures(given: Sequence[np.ndarray], shape: RowShape) -> Row:
@@ -244,16 +252,35 @@ class Stack:
         self.count, self.rows = count, rows or {}
         self._lock = threading.Lock()
 
-    def put(self, place: int, row: Row) -> None:
-        """Copies a row to its place. Raises ValueError where its shapes are not those of others."""
+    def put(self, place: int | slice, row: Row) -> None:
+        """Copies a row, or a part of one, to its place; or several rows, stacked, to theirs.
+
+        Raises ValueError where its shapes are not those of others.
+        """
         with self._lock:
-            if not self.rows:
-                self.rows = {n: np.empty((self.count, *x.shape), x.dtype) for n, x in row.items()}
-        for name, whole in self.rows.items():
-            if whole.shape[1:] != row[name].shape:
-                shape, other = list(row[name].shape), list(whole.shape[1:])
+            for name in row.keys() - self.rows.keys():
+                one = row[name][0] if isinstance(place, slice) else row[name]
+                self.rows[name] = np.empty((self.count, *one.shape), one.dtype)
+        for name, value in row.items():
+            there = self.rows[name][place]
+            if there.shape != value.shape:
+                shape, other = list(value.shape), list(there.shape)
                 raise ValueError(f"rows whose {name} are {shape} and {other} do not make a batch")
-            whole[place] = row[name]
+            self.rows[name][place] = value
+
+
+class Later(NamedTuple):
+    """A row of whose words the tokens are made, while its picture is still to be seen."""
+
+    builder: RowBuilder
+    see: Callable[[], np.ndarray]
+
+    def pictures(self) -> Row:
+        """That part of the row."""
+        return padded_pictures([self.see()], self.builder.shape)
+
+    def __call__(self) -> Row:
+        return self.builder.without_pictures() | self.pictures()
 
 
 def interleaved_row(
@@ -322,10 +349,12 @@ def caption_row(caption: str, picture: np.ndarray, tokenizer: Tokenizer, shape: 
 
 def caption_row_later(
     caption: str, see: Callable[[], np.ndarray], tokenizer: Tokenizer, shape: RowShape
-) -> Callable[[], Row]:
-    """`caption_row` in two steps: tokens now; `see`, which gives the picture, when it is called."""
-    row = RowBuilder(tokenizer, shape).text(caption).drawn(None).without_pictures()
-    return lambda: row | padded_pictures([see()], shape)
+) -> Later:
+    """`caption_row` in two steps: tokens now; `see`, which gives the picture, when it is called.
+
+    Raises ValueError where the caption does not fit.
+    """
+    return Later(RowBuilder(tokenizer, shape).text(caption).drawn(None).checked(), see)
 
 
 class InterleavedLines:

@@ -16,12 +16,12 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from latentum_jax.data.faults import BadSample, Faults
-from latentum_jax.data.interleaved import Row, RowShape, Stack
+from latentum_jax.data.interleaved import Later, Row, RowShape, Stack, words_of
 from latentum_jax.data.packing import fits, pack, size_of
 
 SAMPLES = 64  # in a row at most
 PICKS = 1000  # so many broken samples one after another, and there are no good ones
-LOT = 8  # rows that a thread makes in one go
+LOT = 16  # rows that a thread makes in one go
 FEW = 1 << 16  # numbers of samples that are kept in memory in an epoch's order
 
 
@@ -63,10 +63,11 @@ class Order:
 class Streams(Iterator[Row]):
     """An endless iterator over batches, made ahead in threads.
 
-    make: sample number -> a row that holds it alone, or a function that makes it, where a picture
-      is to be decoded; both raise BadSample for one that cannot be used, which `faults` counts and
-      the next of its stream stands for. count: how many samples there are. rows: in a batch; here:
-      those that are made. shape: what samples are packed into; None gives each a row of its own.
+    make: sample number -> a row that holds it alone, or a function that makes it, such as `Later`,
+      where a picture is to be decoded; both raise BadSample for one that cannot be used, which
+      `faults` counts and the next of its stream stands for. count: how many samples there
+      are. rows: in a batch; here: those that are made. shape: what samples are packed into; None
+      gives each a row of its own.
 
     `get_state` is where the rows made here stand behind the batch that came last, 0 for others.
     """
@@ -122,21 +123,33 @@ class Streams(Iterator[Row]):
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:
-        """Has another batch made, each lot of its rows once their streams have been read so far.
-
-        No thread waits for a batch to be whole. Lots are taken up in their order, so that one that
-        waits for its streams waits for a lot that was taken up before it.
-        """
+        """Has another batch made, each lot of its rows once their streams have been read so far: no
+        thread waits for a batch to be whole, or for another thread."""
         batch = Stack(len(self.here), self._spare())
-        size = max(1, min(LOT, len(self.here) * self.ahead // self.threads))
+        size = max(1, min(LOT, len(self.here) // self.threads))
         lots = [range(len(self.here))[i : i + size] for i in range(0, len(self.here), size)]
         read = self.read[self.here].tolist()
         before = self._made[-1][1] if self._made else [_known([read[i] for i in x]) for x in lots]
-        after = [
-            self._pool.submit(self._fill, batch, places, far)
-            for places, far in zip(lots, before, strict=True)
-        ]
+        after: list[Future[list[int]]] = [Future() for _ in lots]
         self._made.append((batch, after))
+        for places, far, own in zip(lots, before, after, strict=True):
+            far.add_done_callback(functools.partial(self._have_filled, batch, places, own))
+
+    def _have_filled(
+        self, batch: Stack, places: range, own: Future[list[int]], before: Future[list[int]]
+    ) -> None:
+        """Has a thread `_fill` a lot and tell `own` of it; called once its streams are read."""
+
+        def run() -> None:
+            try:
+                own.set_result(self._fill(batch, places, before.result()))
+            except BaseException as error:  # whoever waits for the batch gets it
+                own.set_exception(error)
+
+        try:
+            self._pool.submit(run)
+        except RuntimeError:  # closed meanwhile
+            own.cancel()
 
     def _spare(self) -> Row:
         """Arrays of a batch that nobody holds any more: new ones would be zeroed by the system.
@@ -150,15 +163,18 @@ class Streams(Iterator[Row]):
             self._kept.append(rows)
         return {}
 
-    def _fill(self, batch: Stack, places: range, before: Future[list[int]]) -> list[int]:
-        """Puts the next rows of some streams into a batch; how far they have been read then.
+    def _fill(self, batch: Stack, places: range, read: list[int]) -> list[int]:
+        """Puts the next rows of streams read so far into a batch; how far they have been read then.
 
-        Their words are made into tokens one behind the other, while code and vocabulary lie in the
-        processor's caches, out of which each picture drives them.
+        Their words are made into tokens, and these put into the batch, before the first picture is
+        decoded: each picture drives code and vocabulary out of the processor's caches.
         """
-        read = before.result()
         numbers = [n * self.rows + self.here[i] for i, n in zip(places, read, strict=True)]
         drafts = {number: self._draft(number) for number in numbers}
+        if self.shape is None and all(isinstance(draft, Later) for draft in drafts.values()):
+            words = words_of([draft.builder for draft in drafts.values()])
+            batch.put(slice(places.start, places.stop), words)
+            drafts = {number: draft.pictures for number, draft in drafts.items()}
         after = []
         for place, far in zip(places, read, strict=True):
             made, far = self._row(self.here[place], far, drafts)

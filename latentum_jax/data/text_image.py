@@ -1,12 +1,11 @@
 """A text and its picture: what sources of them give, and the row that text to image trains on."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
 from latentum_jax.data.faults import blaming
-from latentum_jax.data.interleaved import Row, RowShape, caption_row_later
+from latentum_jax.data.interleaved import Later, RowShape, caption_row_later
 from latentum_jax.images import see
 from latentum_jax.tokenizer import Tokenizer
 
@@ -20,7 +19,7 @@ class TextImage:
     image: bytes | np.ndarray
 
 
-def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> Callable[[], Row]:
+def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> Later:
     """`caption_row_later` of a sample.
 
     Raises BadSample where its text does not fit, and when called where its picture cannot be read.

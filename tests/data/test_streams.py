@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.data.faults import BadSample, Faults
-from latentum_jax.data.interleaved import RowShape
+from latentum_jax.data.interleaved import RowShape, caption_row_later
 from latentum_jax.data.streams import Order, Streams
 from tests.small import SMALL
 
@@ -144,6 +144,28 @@ def test_pictures_may_be_broken_after_their_text():
 
     feed, plain = streams(later, faults=faults), streams(broken_seven)
     np.testing.assert_array_equal(take(feed, 6), take(plain, 6))
+    assert faults.seen() == {"shard.tar, 7"} and feed.get_state() == plain.get_state()
+
+
+def test_words_of_many_rows_are_made_at_once(small):
+    """Breaks if a lot's words reach other rows than their pictures, or those of a sample whose
+    picture is broken stay."""
+    shape = RowShape(12, 1, 1, SMALL.vision)
+
+    def later(number):
+        def see():
+            broken_seven(number)
+            return np.full((28, 28, 3), number, np.uint8)
+
+        return caption_row_later("up " * (number + 1), see, small.tokenizer, shape)
+
+    faults = Faults(None, 3)
+    feed, plain = streams(later, faults=faults), streams(lambda number: later(number)())
+    for _ in range(6):
+        one, other = next(feed), next(plain)
+        assert one.keys() == other.keys()
+        for name, value in other.items():
+            np.testing.assert_array_equal(one[name], value, err_msg=name)
     assert faults.seen() == {"shard.tar, 7"} and feed.get_state() == plain.get_state()
 
 
