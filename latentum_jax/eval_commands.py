@@ -195,15 +195,17 @@ def eval_recon(args: argparse.Namespace) -> None:
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     names = ("samples", "elites", "iterations", "steps", "path")
     search = CEM(**{n: getattr(args, n) for n in names}, repeats=args.rollouts, **given)
+    data, unreadable = None, {}
     if args.data is None:
         episodes = recon.held_out(args.num, args.seed, args.steps, args.stride)
     else:
         windows = Trajectories(args.data, size=CONTEXT + args.steps, stride=args.stride)
-        episodes = list(recon.of_folder(windows, args.num, args.seed))
+        episodes, unreadable = recon.of_folder(windows, args.num, args.seed)
+        data = recon.digest_of(episodes)
     settings = {
         "benchmark": "recon",
         **_of_model(args),
-        "data": None if args.data is None else str(args.data),
+        "data": data,
         **{name: getattr(args, name) for name in ("num", "stride", "seed")},
         "search": dataclasses.asdict(search),
         "sampling": dataclasses.asdict(sampling),
@@ -220,6 +222,7 @@ def eval_recon(args: argparse.Namespace) -> None:
         cost = functools.partial(recon.pixel_cost, decode=decode, distance=distance)
     with runs.run_in(args.out, settings) as run:
         results = recon.evaluate(model, episodes, run, search, args.seed, cost, sampling)
+        results |= {"unreadable": unreadable} if unreadable else {}
         run.finish(results, recon.table(results))
     print(recon.table(results), end="")
 

@@ -8,6 +8,7 @@ goal; the path is then compared with the way that was really gone.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from latentum_jax.data.navigation.walks import walk
 from latentum_jax.data.navigation.words import Action
 from latentum_jax.data.navigation.world import draw_all, random_room
 from latentum_jax.eval.cem import CEM, Planned, path_of, search
-from latentum_jax.eval.runs import Run, interval, markdown
+from latentum_jax.eval.runs import Run, digest, interval, markdown
 from latentum_jax.eval.trajectory import ate, rpe
 from latentum_jax.generate.sampling import SAMPLED, Sampling
 from latentum_jax.images import ImageLike, load_image
@@ -68,22 +69,32 @@ def held_out_walks(
         yield draw_all(room, poses), poses
 
 
-def of_folder(windows: Trajectories, num: int, seed: int) -> Iterator[Episode]:
-    """Windows of trajectories on disk, drawn without replacement; broken ones are passed over.
+def of_folder(windows: Trajectories, num: int, seed: int) -> tuple[list[Episode], dict[str, str]]:
+    """Windows of trajectories on disk, drawn without replacement, and what was drawn and is broken:
+    where it is, and why.
 
     Raises ValueError where there are fewer than `num` good ones.
     """
-    order, found = np.random.default_rng(seed).permutation(len(windows)).tolist(), 0
-    for index in order:
+    found: list[Episode] = []
+    unreadable: dict[str, str] = {}
+    for index in np.random.default_rng(seed).permutation(len(windows)).tolist():
         try:
             window = windows[index]
-        except BadSample:
+        except BadSample as error:
+            unreadable[error.where] = error.reason
             continue
-        yield _episode(window.where, list(window.frames), window.poses)
-        found += 1
-        if found == num:
-            return
-    raise ValueError(f"{windows.folder} has {found} good windows, {num} are asked for")
+        found.append(_episode(window.where, list(window.frames), window.poses))
+        if len(found) == num:
+            return found, unreadable
+    raise ValueError(f"{windows.folder} has {len(found)} good windows, {num} are asked for")
+
+
+def digest_of(episodes: Sequence[Episode]) -> str:
+    """Tells episodes from others, wherever their files lie: by their poses and frames' names."""
+    names = [
+        str(Path(*Path(x).parts[-2:])) for e in episodes for x in e.frames if isinstance(x, Path)
+    ]
+    return digest("\n".join(names).encode() + b"".join(e.poses.tobytes() for e in episodes))
 
 
 def _episode(key: str, frames: list[ImageLike], poses: np.ndarray) -> Episode:
@@ -125,7 +136,7 @@ def evaluate(
     cost: Callable[..., np.ndarray] = latent_cost,
     sampling: Sampling = SAMPLED,
 ) -> dict[str, Any]:
-    """Plans every episode that the run has not finished; its results, and a table of them.
+    """Plans every episode that the run has not finished; its results.
 
     Beside what is planned there are two paths that look at nothing: straight ahead, at the mean
     pace of the first distribution, and one drawn from it. For each, over episodes, mean and half
@@ -176,7 +187,7 @@ def results_of(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A row a way, as Markdown."""
+    """A row a way, as Markdown, and what was broken."""
     head = (
         "",
         "ATE (m)",
@@ -190,7 +201,11 @@ def table(results: dict[str, Any]) -> str:
         cells = [f"{results[way][n]['mean']:.3f} ± {results[way][n]['ci95']:.3f}" for n in METRICS]
         share = results["nearer"].get(way)
         rows.append((way, *cells, "" if share is None else f"{share:.0%}"))
-    return markdown(head, rows)
+    told = markdown(head, rows)
+    if unreadable := results.get("unreadable"):
+        where, reason = next(iter(unreadable.items()))
+        told += f"\n{len(unreadable)} trajectories are broken; the first, {where}: {reason}\n"
+    return told
 
 
 def _picture(image: ImageLike, side: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -59,13 +60,22 @@ def test_episodes_of_both_kinds(episodes, tmp_path):
     poses = np.concatenate([np.zeros((3, 3)), one.poses])
     write_trajectory(tmp_path / "a", frames, poses, suffix=".png")
     windows = Trajectories(tmp_path, size=6)
-    (again,) = recon.of_folder(windows, 1, seed=0)
+    (again,), unreadable = recon.of_folder(windows, 1, seed=0)
+    assert not unreadable
     np.testing.assert_allclose(again.poses, one.poses)
     assert again.goal.name == "5.png" and [f.name for f in again.frames] == [
         f"{i}.png" for i in range(4)
     ]
     with pytest.raises(ValueError, match="has 1 good windows, 2 are asked for"):
-        list(recon.of_folder(windows, 2, seed=0))
+        recon.of_folder(windows, 2, seed=0)
+    (tmp_path / "b").mkdir()
+    broken = Trajectories(tmp_path, size=6)
+    drawn = [recon.of_folder(broken, 1, seed) for seed in range(4)]
+    told = [unreadable for _, unreadable in drawn if unreadable]
+    assert 0 < len(told) < 4 and list(told[0]) == [str(tmp_path / "b")]
+    shutil.copytree(tmp_path / "a", tmp_path / "elsewhere" / "a")
+    (moved,), _ = recon.of_folder(Trajectories(tmp_path / "elsewhere", size=6), 1, seed=0)
+    assert recon.digest_of([moved]) == recon.digest_of([again]) != recon.digest_of([one])
 
 
 def test_costs(model, episodes):
