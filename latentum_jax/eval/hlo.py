@@ -156,9 +156,11 @@ class Program:
             return made.opcode
         inner = self.computations[made.called("calls")]
         root = next(x for x in inner.values() if x.root)
-        while root.opcode in RENAMES and root.operands[0] in inner:
+        while root.opcode in RENAMES or (root.opcode == "fusion" and self._opcode(root) == "copy"):
+            if root.operands[0] not in inner:
+                break
             root = inner[root.operands[0]]
-        return "copy" if root.opcode == "parameter" else root.opcode
+        return "copy" if root.opcode == "parameter" else self._opcode(root)
 
     def invariant_bytes(self, loop: Instruction) -> int:
         """Bytes a round reads of what no round changes: the weights.

@@ -89,6 +89,30 @@ def test_bytes_that_a_round_reads_of_what_stays(program):
     assert program.invariant_bytes(program.loop(5)) == (32 + 8 + 2 * 3) * 4
 
 
+def test_weights_are_read_through_fusions_that_only_rename():
+    """Breaks if weights that a TPU lays anew inside the product's own fusion count as not read."""
+    laid = TEXT.replace(
+        "%body (t:",
+        """%inner_most (v: f32[4,8]) -> f32[4,8] {
+  %v = f32[4,8]{1,0} parameter(0)
+  ROOT %moved = f32[4,8]{1,0} copy(%v)
+}
+
+%outer (u: f32[4,8]) -> f32[4,8] {
+  %u = f32[4,8]{1,0} parameter(0)
+  %deeper = f32[4,8]{1,0} fusion(%u), kind=kLoop, calls=%inner_most
+  ROOT %renamed = f32[4,8]{1,0} bitcast(%deeper)
+}
+
+%body (t:""",
+    ).replace("dot(%w,", "dot(%laid,")
+    laid = laid.replace(
+        "  %product", "  %laid = f32[4,8]{1,0} fusion(%w), calls=%outer\n  %product"
+    )
+    program = Program.parse(laid)
+    assert program.invariant_bytes(program.loop(5)) == (32 + 8 + 2 * 3) * 4
+
+
 def test_copies(program):
     """Breaks if a copy of the state, or a row that is cut out, goes unseen, or a product is one."""
     loop = program.loop(5)
