@@ -54,8 +54,8 @@ class Turned(struct.PyTreeNode):
 
     @classmethod
     def of(cls, kernel: jax.Array) -> "Turned":
-        """Of a kernel [in, out]."""
-        return cls(jnp.asarray(kernel.T))
+        """Of a kernel [in, out] that lies on a CPU."""
+        return cls(jnp.asarray(np.ascontiguousarray(np.asarray(kernel).T)))
 
     @property
     def kernel(self) -> np.ndarray:
