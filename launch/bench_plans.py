@@ -30,7 +30,7 @@ from latentum_jax.generate.prompt import embed_images
 from latentum_jax.generate.rows import Limits
 from latentum_jax.images import see
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, unstack_layers
+from latentum_jax.models.latentum import LatentUM, held_turned, unstack_layers
 from latentum_jax.pretrained import LatentUM as Pretrained
 from latentum_jax.tokenizer import SpecialIds
 
@@ -74,7 +74,7 @@ def random(size: str, mazes: list[Maze]) -> Work:
     model = LatentUM(config, jnp.float32)
     params = unstack_layers(
         random_params(expected_shapes(config), model.dtype),
-        turned=jax.default_backend() == "cpu",
+        turned=held_turned(),
     )
     params = img_alone(params)
     pixels = np.stack([see(draw(start_state(maze)), config.vision) for maze in mazes])

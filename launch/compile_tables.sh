@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles the full-size programs for every target, bf16 and for the H100 and the v5e also int8, and writes what
-# the compilers say of them (needs the extra `aot`; three quarters of an hour on 2 cores):
+# the compilers say of them (needs the extra `aot`; half an hour on 2 cores and, for the v5e in int8, 15 minutes):
 #     launch/compile_tables.sh [FOLDER]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

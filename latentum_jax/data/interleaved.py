@@ -252,12 +252,15 @@ class Stack:
         self.count, self.rows = count, rows or {}
         self._lock = threading.Lock()
 
-    def put(self, place: int | slice, row: Row) -> None:
-        """Copies a row, or a part of one, to its place; or several rows, stacked, to theirs.
+    def put(self, place: int | slice, row: Row, *, part: bool = False) -> None:
+        """Copies a row, or a `part` of one, to its place; or several rows, stacked, to theirs.
 
-        Raises ValueError where its shapes are not those of others.
+        Raises ValueError where its names or shapes are not those of others.
         """
         with self._lock:
+            if not part and self.rows and row.keys() != self.rows.keys():
+                names = f"{sorted(row)} and of {sorted(self.rows)}"
+                raise ValueError(f"rows of {names} do not make a batch")
             for name in row.keys() - self.rows.keys():
                 one = row[name][0] if isinstance(place, slice) else row[name]
                 self.rows[name] = np.empty((self.count, *one.shape), one.dtype)

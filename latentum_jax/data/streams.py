@@ -146,8 +146,12 @@ class Streams(Iterator[Row]):
             except BaseException as error:  # whoever waits for the batch gets it
                 own.set_exception(error)
 
+        def dropped(task: Future[None]) -> None:
+            if task.cancelled():
+                own.cancel()
+
         try:
-            self._pool.submit(run)
+            self._pool.submit(run).add_done_callback(dropped)
         except RuntimeError:  # closed meanwhile
             own.cancel()
 
@@ -171,14 +175,15 @@ class Streams(Iterator[Row]):
         """
         numbers = [n * self.rows + self.here[i] for i, n in zip(places, read, strict=True)]
         drafts = {number: self._draft(number) for number in numbers}
-        if self.shape is None and all(isinstance(draft, Later) for draft in drafts.values()):
+        apart = self.shape is None and all(isinstance(x, Later) for x in drafts.values())
+        if apart:
             words = words_of([draft.builder for draft in drafts.values()])
-            batch.put(slice(places.start, places.stop), words)
+            batch.put(slice(places.start, places.stop), words, part=True)
             drafts = {number: draft.pictures for number, draft in drafts.items()}
         after = []
         for place, far in zip(places, read, strict=True):
             made, far = self._row(self.here[place], far, drafts)
-            batch.put(place, made)
+            batch.put(place, made, part=apart)
             after.append(far)
         return after
 

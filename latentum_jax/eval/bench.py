@@ -29,7 +29,7 @@ from latentum_jax.generate.prompt import encode_images
 from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, Params, unstack_layers
+from latentum_jax.models.latentum import LatentUM, Params, held_turned, unstack_layers
 from latentum_jax.models.layers import Dtype
 from latentum_jax.tokenizer import SpecialIds
 
@@ -160,7 +160,7 @@ def _parts(
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
     params = random_params(expected_shapes(config), dtype)
-    params = unstack_layers(params, weights=weights, turned=jax.default_backend() == "cpu")
+    params = unstack_layers(params, weights=weights, turned=held_turned())
     yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
     del params
     if size in DECODERS and "decode" in paths:

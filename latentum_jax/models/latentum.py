@@ -140,9 +140,14 @@ def unstack_layers(params: Params, *, weights: str | None = None, turned: bool =
 def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
     """Stored parameters as they are held for running: `unstack_layers`, turned on a CPU, and all
     else in `dtype` but for the quantizer's, which stay in fp32. Read a part at a time."""
-    turned = jax.default_backend() == "cpu"
+    turned = held_turned()
     kinds = {name: "float32" if name == "quantizer" else dtype for name in params}
     return {name: _held(name, part, kinds[name], weights, turned) for name, part in params.items()}
+
+
+def held_turned() -> bool:
+    """Whether kernels are held `Turned` here, on a CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def _held(name: str, part: Params, dtype: str | None, weights: str | None, turned: bool) -> Params:

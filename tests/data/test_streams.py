@@ -1,6 +1,7 @@
 """Streams of samples: every one once an epoch, the same whoever makes them, exact when resumed."""
 
 import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -132,6 +133,40 @@ def test_rows_of_another_shape_make_no_batch():
     feed = streams(lambda number: {"number": np.zeros(1 + number % 2)})
     with pytest.raises(ValueError, match="rows whose number are .* do not make a batch"):
         next(feed)
+
+
+def test_rows_of_other_names_make_no_batch():
+    """Breaks if what a row lacks is that of an earlier batch."""
+    feed = streams(lambda number: {f"number{number % 2}": np.zeros(1)})
+    with pytest.raises(ValueError, match="rows of .* do not make a batch"):
+        next(feed)
+
+
+def test_who_waits_is_told_that_they_were_closed():
+    """Breaks if a thread waits for ever for a batch that nobody makes any more."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(number):
+        begun.set()
+        go_on.wait(10)
+        return sample(number)
+
+    feed, told = streams(slow), []
+
+    def wait():
+        try:
+            while True:
+                next(feed)
+        except (CancelledError, RuntimeError) as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    assert begun.wait(10)
+    feed.close()
+    go_on.set()
+    waiting.join(10)
+    assert told
 
 
 def test_pictures_may_be_broken_after_their_text():
