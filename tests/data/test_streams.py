@@ -142,8 +142,9 @@ def test_rows_of_other_names_make_no_batch():
         next(feed)
 
 
-def test_who_waits_is_told_that_they_were_closed():
-    """Breaks if a thread waits for ever for a batch that nobody makes any more."""
+def test_who_waits_is_told_that_they_were_closed(monkeypatch):
+    """Breaks if a thread waits for ever for a lot that stood in line and nobody makes any more."""
+    monkeypatch.setattr("latentum_jax.data.streams.LOT", 1)
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(number):
