@@ -91,6 +91,7 @@ class Streams(Iterator[Row]):
         self.threads, self.ahead = threads, ahead
         self.read = np.zeros(rows, np.int64)  # samples of each stream
         self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
         self._made: deque[tuple[Stack, list[Future[list[int]]]]] = deque()
         self._kept: deque[Row] = deque(maxlen=ahead + 2)
 
@@ -119,6 +120,7 @@ class Streams(Iterator[Row]):
 
     def close(self) -> None:
         """Lets the threads go."""
+        self._closed = True  # first: nothing can be submitted while a shutdown drops what waits
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -150,6 +152,9 @@ class Streams(Iterator[Row]):
             if task.cancelled():
                 own.cancel()
 
+        if self._closed:
+            own.cancel()
+            return
         try:
             self._pool.submit(run).add_done_callback(dropped)
         except RuntimeError:  # closed meanwhile
