@@ -1,6 +1,7 @@
 """Streams of samples: every one once an epoch, the same whoever makes them, exact when resumed."""
 
 import threading
+import time
 from concurrent.futures import CancelledError
 
 import numpy as np
@@ -164,6 +165,8 @@ def test_who_waits_is_told_that_they_were_closed(monkeypatch):
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     assert begun.wait(10)
+    while len(feed._made) <= feed.ahead:  # then all lots of the first batch stand in line
+        time.sleep(0.01)
     feed.close()
     go_on.set()
     waiting.join(10)
