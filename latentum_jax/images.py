@@ -20,6 +20,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 2
+STRIP = 1 << 16  # bytes
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -61,6 +62,7 @@ def square(
     *,
     canvas: int | None = None,
     resample: Literal["bilinear", "bicubic"] = "bilinear",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Brings a picture to a square, as uint8 [size, size, 3].
 
@@ -72,6 +74,7 @@ def square(
         shrunk to `size`; a picture larger than that is shrunk to fit.
       resample: PIL's filter, which averages when it shrinks: "bicubic" to answer questions,
         "bilinear" for everything else (the public code differs in this).
+      out: uint8 [size, size, 3], one behind the other in memory, to be written and returned.
 
     Raises:
       ValueError: as `load_image`, or `size` or `canvas` is below 1, or `resample` is neither.
@@ -84,13 +87,34 @@ def square(
     if canvas is not None and canvas < 1:
         raise ValueError(f"canvas is {canvas}, expected at least 1 pixel, or None")
     if canvas is None and _is_square(image, size):
-        return image
+        if out is None:
+            return image
+        out[:] = image
+        return out
     loaded = load_image(image)
     if canvas is None:
-        return np.asarray(_resized(loaded, (size, size), filters[resample]))
+        return _pixels(_resized(loaded, (size, size), filters[resample]), out)
     laid = Image.new("RGB", (size, size))
     laid.paste(_resized(loaded, _laid(loaded.size, size, canvas), filters[resample]))
-    return np.asarray(laid)
+    return _pixels(laid, out)
+
+
+def _pixels(image: Image.Image, out: np.ndarray | None) -> np.ndarray:
+    """An array of an RGB image, uint8 [H, W, 3]: `out`, where it is given.
+
+    Pillow holds 4 bytes a pixel, and an array made of it is written twice. Where there is a place
+    for it, strips go there while they are in the processor's cache.
+    """
+    if out is None:
+        return np.asarray(image)
+    encoder = Image._getencoder(image.mode, "raw", (image.mode, 0, 1))  # as in Image.tobytes
+    encoder.setimage(image.im, (0, 0, *image.size))
+    there, begin, done = memoryview(out).cast("B"), 0, 0
+    while not done:
+        _, done, strip = encoder.encode(STRIP)
+        there[begin : begin + len(strip)] = strip
+        begin += len(strip)
+    return out
 
 
 def _is_square(image: ImageLike, size: int) -> bool:
@@ -130,9 +154,10 @@ def see(
     vision: VisionConfig,
     *,
     resample: Literal["bilinear", "bicubic"] = "bilinear",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`square` as a model's vision encoder wants it, before `normalise`: uint8 [P, P, 3]."""
-    return square(image, vision.image_size, canvas=vision.canvas, resample=resample)
+    return square(image, vision.image_size, canvas=vision.canvas, resample=resample, out=out)
 
 
 def tiles(

@@ -83,7 +83,7 @@ class Encoder:
     def __init__(self, model: LatentUM, decoder: PixelDecoder | None, batch: int):
         self.model, self.decoder, self.batch = model, decoder, batch
 
-    def seen(self, where: str, image: Any) -> Row:
+    def seen(self, where: object, image: Any) -> Row:
         """A picture as the ViT and the VAE have it. Raises BadSample where it cannot be read."""
         with blaming(where):
             row = {"seen": see(image, self.model.config.vision)}

@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
@@ -21,7 +21,8 @@ SPECIAL = {
 }
 
 
-WORDS = re.compile(r" ?\S+")
+WORD = re.compile(r" ?\S+")
+WORDS = 1 << 18  # whose ids are kept
 # What text is cut into before byte pairs are merged.
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 QWEN = (
@@ -66,6 +67,7 @@ class Tokenizer:
             raise ValueError(f"tokenizer lacks the special tokens {missing}")
         self.ids = SpecialIds(**{name: base.token_to_id(text) for name, text in SPECIAL.items()})
         self.by_words = _by_words(base)
+        self._first, self._further = _Words(self._ids), _Words(lambda word: self._ids(" " + word))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
@@ -113,15 +115,11 @@ class Tokenizer:
     @functools.lru_cache(maxsize=65536)  # noqa: B019  (a tokenizer lives as long as the program)
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of text; special tokens written in it become their ids."""
-        words = WORDS.findall(text) if self.by_words else ()
-        if len(words) > 1 and sum(map(len, words)) == len(text):  # there is no other white space
-            return tuple(itertools.chain.from_iterable(map(self._word, words)))
+        words = text.split() if self.by_words else ()
+        if len(words) > 1 and " ".join(words) == text:  # there is no other white space
+            first, further = self._first[words[0]], map(self._further.__getitem__, words[1:])
+            return tuple(itertools.chain(first, *further))
         return self._ids(text)
-
-    @functools.lru_cache(maxsize=262144)  # noqa: B019
-    def _word(self, word: str) -> tuple[int, ...]:
-        """Ids of a word, with the space ahead of it: captions are made of words seen before."""
-        return self._ids(word)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.base.encode_batch_fast([text], add_special_tokens=False)[0].ids)
@@ -129,6 +127,20 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ids."""
         return self.base.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Ids of words, kept: captions are made of words seen before."""
+
+    def __init__(self, ids: Callable[[str], tuple[int, ...]]):
+        super().__init__()
+        self.ids = ids
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        if len(self) >= WORDS:
+            self.clear()
+        self[word] = found = self.ids(word)
+        return found
 
 
 def _by_words(base: BaseTokenizer) -> bool:
@@ -150,7 +162,7 @@ def _by_words(base: BaseTokenizer) -> bool:
         and (base.normalizer is None or isinstance(base.normalizer, normalizers.NFC))
         and not (base.truncation or base.padding)
         and not any(
-            token.lstrip or token.rstrip or not WORDS.fullmatch(token.content)
+            token.lstrip or token.rstrip or not WORD.fullmatch(token.content)
             for token in base.get_added_tokens_decoder().values()
         )
     )

@@ -75,6 +75,20 @@ def test_a_canvas_of_no_size():
         square(np.zeros((4, 4, 3), np.uint8), 24, canvas=0)
 
 
+@pytest.mark.parametrize("size", [2, 30, 201])
+@pytest.mark.parametrize("canvas", [None, 384])
+def test_a_picture_is_written_where_it_is_wanted(size, canvas):
+    """Of one strip, of several, of a whole number of them or not. Breaks if Pillow's encoder, which
+    is its own affair, is used in another way than it does itself."""
+    picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    there = np.full((3, size, size, 3), 7, np.uint8)
+    for given in (picture, Image.fromarray(picture), GOLDEN / "img.png"):
+        seen = square(given, size, canvas=canvas, out=there[1])
+        assert np.shares_memory(seen, there)
+        np.testing.assert_array_equal(there[1], square(given, size, canvas=canvas))
+        assert (there[::2] == 7).all()
+
+
 @pytest.mark.parametrize("max_tiles", [1, 2, 6, 12, 13])
 def test_grid_of_tiles_is_that_of_transformers(max_tiles):
     """Breaks if columns and rows change places or a tie goes the other way: 1,600 shapes, among

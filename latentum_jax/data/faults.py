@@ -24,14 +24,14 @@ class BadSample(ValueError):
 
 
 @contextmanager
-def blaming(where: str) -> Iterator[None]:
-    """Turns a ValueError of the block into a BadSample of the sample that is `where`."""
+def blaming(where: object) -> Iterator[None]:
+    """Turns a ValueError of the block into a BadSample of the sample that is `str(where)`."""
     try:
         yield
     except BadSample:
         raise
     except ValueError as error:
-        raise BadSample(where, str(error)) from error
+        raise BadSample(str(where), str(error)) from error
 
 
 class Faults:

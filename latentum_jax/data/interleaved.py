@@ -24,6 +24,26 @@ from latentum_jax.tokenizer import Tokenizer, user_turn
 IGNORE = -100
 Row = dict[str, np.ndarray]
 
+# What a row has beside its pictures: for each of what (see `RowShape`), its dtype, and what stands
+# where there is nothing; of tokens that is the tokenizer's pad.
+WORDS = {
+    "tokens": ("length", np.int32, 0),
+    "labels": ("length", np.int32, IGNORE),
+    "weights": ("length", np.float32, 0),
+    "position": ("length", np.int32, 0),
+    "block": ("length", np.int32, 0),
+    "context": ("length", np.int32, 0),
+    "base": ("length", np.int32, 0),
+    "valid": ("length", bool, False),
+    "image_index": ("length", np.int32, -1),
+    "as_codes": ("images", bool, False),
+    "target_slot": ("targets", np.int32, 0),
+    "target_position": ("targets", np.int32, 0),
+    "target_valid": ("targets", bool, False),
+    "target_base": ("targets", np.int32, 0),
+    "target_block": ("targets", np.int32, 0),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RowShape:
@@ -149,54 +169,44 @@ class RowBuilder:
         self.next_position += len(ids)
 
 
-def words_of(builders: Sequence[RowBuilder]) -> Row:
-    """Rows of one shape without their pictures, stacked, which takes less than one at a time.
+def words_of(builders: Sequence[RowBuilder], there: Row | None = None) -> Row:
+    """Rows of one shape without their pictures, stacked, which takes less than one at a time; they
+    are written into the arrays of `there`, if it has them.
 
     Raises ValueError where one does not fit.
     """
-    shape, count = builders[0].shape, len(builders)
-    size = count, shape.length
-    ends = np.array([(x.length, len(x.targets)) for x in builders])[..., None]
-    valid = np.arange(shape.length) < ends[:, 0]
-    tokens = np.full(size, builders[0].ids.pad, np.int32)
-    labels, index = np.full(size, IGNORE, np.int32), np.full(size, -1, np.int32)
-    position = np.arange(shape.length, dtype=np.int32) * valid  # of rows of one block
-    context, (block, base) = position.copy(), np.zeros((2, *size), np.int32)
-    targets = np.zeros((3, count, shape.targets), np.int32)
-    as_codes = np.zeros((count, shape.images), bool)
-    for row, builder in enumerate(builders):
-        end = 0
-        for part in builder.checked().parts:
-            here = row, slice(end, end := end + len(part.ids))
-            tokens[here] = part.ids
-            if part.learn:
-                labels[here] = tokens[here]
-            if part.block:
-                block[here], context[here] = part.block, builder.prefix - 1
-                position[here] = np.arange(part.first, part.first + len(part.ids))
-            if part.index is not None:
-                index[here] = np.arange(part.index, part.index + len(part.ids))
-        as_codes[row, : len(builder.as_codes)] = builder.as_codes
-        if builder.targets:
-            targets[:, row, : len(builder.targets)] = np.transpose(builder.targets)
-    slot, place, question = targets
-    return {
-        "tokens": tokens,
-        "labels": labels,
-        "weights": (labels >= 0).astype(np.float32),
-        "position": position,
-        "block": block,
-        "context": context,
-        "base": base,
-        "valid": valid,
-        "image_index": index,
-        "as_codes": as_codes,
-        "target_slot": slot,
-        "target_position": place,
-        "target_valid": np.arange(shape.targets) < ends[:, 1],
-        "target_base": np.zeros_like(slot),
-        "target_block": question,
-    }
+    shape, out = builders[0].shape, {}
+    for name, (axis, dtype, nothing) in WORDS.items():
+        size = len(builders), getattr(shape, axis)
+        out[name] = there[name] if there else np.empty(size, dtype)
+        out[name].fill(builders[0].ids.pad if name == "tokens" else nothing)
+    places = np.arange(shape.length, dtype=np.int32)
+    for number, builder in enumerate(builders):
+        _write(builder.checked(), {name: x[number] for name, x in out.items()}, places)
+    return out
+
+
+def _write(builder: RowBuilder, row: Row, places: np.ndarray) -> None:
+    """What a row has, where it has nothing yet; `places` are 0, 1, ... to the row's length."""
+    end = builder.length
+    row["valid"][:end] = True
+    row["position"][:end] = row["context"][:end] = places[:end]  # of a row of one block
+    end = 0
+    for part in builder.parts:
+        here, own = slice(end, end := end + len(part.ids)), places[: len(part.ids)]
+        row["tokens"][here] = part.ids
+        if part.learn:
+            row["labels"][here], row["weights"][here] = part.ids, 1
+        if part.block:
+            row["block"][here], row["context"][here] = part.block, builder.prefix - 1
+            row["position"][here] = own + part.first
+        if part.index is not None:
+            row["image_index"][here] = own + part.index
+    row["as_codes"][: len(builder.as_codes)] = builder.as_codes
+    row["target_valid"][: len(builder.targets)] = True
+    for number, target in enumerate(builder.targets):
+        for name, value in zip(("slot", "position", "block"), target, strict=True):
+            row[f"target_{name}"][number] = value
 
 
 def square_averaged(labels: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -266,21 +276,34 @@ class Stack:
                 self.rows[name] = np.empty((self.count, *one.shape), one.dtype)
         for name, value in row.items():
             there = self.rows[name][place]
+            if np.may_share_memory(there, value):
+                continue  # it was written there
             if there.shape != value.shape:
                 shape, other = list(value.shape), list(there.shape)
                 raise ValueError(f"rows whose {name} are {shape} and {other} do not make a batch")
             self.rows[name][place] = value
 
+    def place(self, place: int | slice) -> Row:
+        """Where a row goes, or several; nothing before another was put."""
+        with self._lock:
+            return {name: x[place] for name, x in self.rows.items()}
+
 
 class Later(NamedTuple):
-    """A row of whose words the tokens are made, while its picture is still to be seen."""
+    """A row of whose words the tokens are made, while its picture is still to be seen.
+
+    see: gives the picture, written into an array that it may be given for it.
+    """
 
     builder: RowBuilder
-    see: Callable[[], np.ndarray]
+    see: Callable[[np.ndarray | None], np.ndarray]
 
-    def pictures(self) -> Row:
-        """That part of the row."""
-        return padded_pictures([self.see()], self.builder.shape)
+    def pictures(self, there: Row | None = None) -> Row:
+        """That part of the row, whose only picture may have been written to its place in `there`
+        already."""
+        place = (there or {}).get("pixels", ())
+        picture = self.see(place[0] if len(place) == 1 else None)
+        return padded_pictures([picture], self.builder.shape)
 
     def __call__(self) -> Row:
         return self.builder.without_pictures() | self.pictures()
@@ -347,13 +370,16 @@ def question_row(
 def caption_row(caption: str, picture: np.ndarray, tokenizer: Tokenizer, shape: RowShape) -> Row:
     """Raw caption text and the G block of its picture: text to image (section 3.2). `picture` is
     uint8 [P P 3], or what it was encoded to, int [L C]."""
-    return caption_row_later(caption, lambda: picture, tokenizer, shape)()
+    return caption_row_later(caption, lambda _: picture, tokenizer, shape)()
 
 
 def caption_row_later(
-    caption: str, see: Callable[[], np.ndarray], tokenizer: Tokenizer, shape: RowShape
+    caption: str,
+    see: Callable[[np.ndarray | None], np.ndarray],
+    tokenizer: Tokenizer,
+    shape: RowShape,
 ) -> Later:
-    """`caption_row` in two steps: tokens now; `see`, which gives the picture, when it is called.
+    """`caption_row` in two steps: tokens now; `see` (see `Later`) when it is called.
 
     Raises ValueError where the caption does not fit.
     """

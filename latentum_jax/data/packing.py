@@ -8,22 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latentum_jax.data.interleaved import IGNORE, Row, RowShape
+from latentum_jax.data.interleaved import WORDS, Row, RowShape
 
-BY_TOKEN = (
-    "tokens",
-    "labels",
-    "weights",
-    "position",
-    "block",
-    "context",
-    "base",
-    "valid",
-    "image_index",
-)
-BY_PICTURE = ("pixels", "codes", "as_codes")
-EMPTY = {"labels": IGNORE, "image_index": -1}  # where a row has nothing; 0 of all else
-BY_TARGET = ("target_slot", "target_position", "target_valid", "target_base", "target_block")
+PICTURES = ("pixels", "codes")
 
 
 def size_of(row: Row, shape: RowShape) -> np.ndarray:
@@ -49,14 +36,13 @@ def pack(rows: Sequence[Row], shape: RowShape) -> Row:
     for row, (_, picture, _) in zip(rows, begin, strict=False):
         moved.append(_moved(row, base, int(picture), shape))
         base = int(moved[-1]["block"][row["valid"]].max(initial=base)) + 1
-    packed, most = {}, (shape.length, shape.images, shape.targets)
-    for names, axis in ((BY_TOKEN, 0), (BY_PICTURE, 1), (BY_TARGET, 2)):
-        for name in (name for name in names if name in rows[0]):
-            parts = [x[name][: size[axis]] for x, size in zip(moved, sizes, strict=True)]
-            whole = np.concatenate(parts)
-            rest = (most[axis] - len(whole), *whole.shape[1:])
-            empty = np.full(rest, EMPTY.get(name, 0), whole.dtype)
-            packed[name] = np.concatenate([whole, empty])
+    packed, axes = {}, ("length", "images", "targets")
+    for name in rows[0]:
+        axis, _, nothing = ("images", None, 0) if name in PICTURES else WORDS[name]
+        parts = [x[name][: size[axes.index(axis)]] for x, size in zip(moved, sizes, strict=True)]
+        whole = np.concatenate(parts)
+        rest = (getattr(shape, axis) - len(whole), *whole.shape[1:])
+        packed[name] = np.concatenate([whole, np.full(rest, nothing, whole.dtype)])
     return packed
 
 

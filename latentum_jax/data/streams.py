@@ -161,15 +161,16 @@ class Streams(Iterator[Row]):
             own.cancel()
 
     def _spare(self) -> Row:
-        """Arrays of a batch that nobody holds any more: new ones would be zeroed by the system.
+        """Arrays of a batch that nobody holds any more, the latest: new ones would be zeroed by the
+        system, older ones have left the processor's caches.
 
         A view holds its array, and so does jax what it has not copied or is still reading.
         """
         for _ in range(len(self._kept)):
-            rows = self._kept.popleft()
+            rows = self._kept.pop()
             if references(rows) <= UNHELD:
                 return rows
-            self._kept.append(rows)
+            self._kept.appendleft(rows)
         return {}
 
     def _fill(self, batch: Stack, places: range, read: list[int]) -> list[int]:
@@ -182,9 +183,13 @@ class Streams(Iterator[Row]):
         drafts = {number: self._draft(number) for number in numbers}
         apart = self.shape is None and all(isinstance(x, Later) for x in drafts.values())
         if apart:
-            words = words_of([draft.builder for draft in drafts.values()])
-            batch.put(slice(places.start, places.stop), words, part=True)
-            drafts = {number: draft.pictures for number, draft in drafts.items()}
+            lot = slice(places.start, places.stop)
+            builders = [draft.builder for draft in drafts.values()]
+            batch.put(lot, words_of(builders, batch.place(lot)), part=True)
+            drafts = {
+                number: functools.partial(draft.pictures, batch.place(place))
+                for place, (number, draft) in zip(places, drafts.items(), strict=True)
+            }
         after = []
         for place, far in zip(places, read, strict=True):
             made, far = self._row(self.here[place], far, drafts)

@@ -1,6 +1,7 @@
 """A text and its picture: what sources of them give, and the row that text to image trains on."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,11 +13,17 @@ from latentum_jax.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class TextImage:
-    """A sample: `where` it is, its text, and its picture as a file's bytes or uint8 [H, W, 3]."""
+    """A sample: `where` it is, as a string or what has one when asked, its text, and its picture,
+    or what reads it."""
 
-    where: str
+    where: object
     text: str
-    image: bytes | np.ndarray
+    picture: bytes | np.ndarray | Callable[[], bytes]
+
+    @property
+    def image(self) -> bytes | np.ndarray:
+        """The picture, as a file's bytes or uint8 [H, W, 3]; it may be read for it."""
+        return self.picture() if callable(self.picture) else self.picture
 
 
 def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> Later:
@@ -25,9 +32,9 @@ def text_image_row(sample: TextImage, tokenizer: Tokenizer, shape: RowShape) -> 
     Raises BadSample where its text does not fit, and when called where its picture cannot be read.
     """
 
-    def seen() -> np.ndarray:
+    def seen(out: np.ndarray | None) -> np.ndarray:
         with blaming(sample.where):
-            return see(sample.image, shape.vision)
+            return see(sample.image, shape.vision, out=out)
 
     with blaming(sample.where):
         return caption_row_later(sample.text, seen, tokenizer, shape)

@@ -10,8 +10,9 @@ import glob
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,15 +62,22 @@ class TarShards:
         """A sample. Raises BadSample where its text or its picture is missing or unreadable."""
         shard, image, image_size, text, text_size, is_json = self.rows[index].item()
         path = self.files[shard]
-        opened = self._open(path)
-        name, said = _read(opened, path, text, text_size) if text else ("", b"")
+        where = _Member(path, image or text)
         if not image:
-            raise BadSample(f"{path}, {name}", "a text without a picture")
-        name, pixels = _read(opened, path, image, image_size)
-        where = f"{path}, {name}"
+            raise BadSample(str(where), "a text without a picture")
         if not text:
-            raise BadSample(where, "a picture without a text")
-        return TextImage(where, _text(where, said, is_json), pixels)
+            raise BadSample(str(where), "a picture without a text")
+        said = _text(self._read(path, text, text_size), where, is_json)
+        return TextImage(where, said, functools.partial(self._read, path, image, image_size))
+
+    def _read(self, path: Path, offset: int, size: int) -> bytes:
+        """Data of the member of a shard whose data lie at `offset`."""
+        opened = self._open(path)
+        data = os.pread(opened.number, size, offset)
+        if len(data) < size:
+            reason = "cut short since the shards were opened"
+            raise BadSample(str(_Member(path, offset)), reason)
+        return data
 
 
 class _Descriptor:
@@ -78,9 +86,22 @@ class _Descriptor:
     def __init__(self, path: Path):
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)
+
+
+class _Member(NamedTuple):
+    """A member of a shard by where its data lie. As a string it is the shard and its name, which is
+    read then: of most samples nobody asks."""
+
+    shard: Path
+    offset: int
+
+    def __str__(self) -> str:
+        with self.shard.open("rb", buffering=0) as file:
+            name = member_name(os.pread(file.fileno(), BLOCK, self.offset - BLOCK))
+        return f"{self.shard}, {name}"
 
 
 def shard_files(shards: Shards) -> list[Path]:
@@ -140,25 +161,16 @@ def _row(number: int, found: dict[str, tuple[int, int]]) -> tuple[int, ...]:
     return (number, *found.get("image", NOTHING), *text, is_json)
 
 
-def _read(opened: _Descriptor, path: Path, offset: int, size: int) -> tuple[str, bytes]:
-    """Name, up to 100 bytes of it, and data of the member whose data lie at `offset`."""
-    name = member_name(os.pread(opened.number, BLOCK, offset - BLOCK))
-    data = os.pread(opened.number, size, offset)
-    if len(data) < size:
-        raise BadSample(f"{path}, {name}", "cut short since the shards were opened")
-    return name, data
-
-
-def _text(where: str, data: bytes, is_json: bool) -> str:
+def _text(data: bytes, where: _Member, is_json: bool) -> str:
     try:
         text = json.loads(data) if is_json else data.decode("utf-8")
     except ValueError as error:
         kind = "JSON" if is_json else "UTF-8"
-        raise BadSample(where, f"its text is not {kind} ({error})") from error
+        raise BadSample(str(where), f"its text is not {kind} ({error})") from error
     if is_json:
         values = text if isinstance(text, dict) else {}
         text = values.get("caption") or values.get("text")
     if not isinstance(text, str) or not text.strip():
         expected = ' in the "caption" or "text" of its JSON' if is_json else ""
-        raise BadSample(where, f"expected a text{expected}, there is none")
+        raise BadSample(str(where), f"expected a text{expected}, there is none")
     return text

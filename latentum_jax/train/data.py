@@ -254,7 +254,7 @@ def _made_here(make: Callable[[int], Row], sizes: set[int], here: Here, workers:
     return Batches(lambda i: some_rows(make(i), parts.__getitem__), workers=workers)
 
 
-def _picture(image: Any, where: str, vision: VisionConfig, side: int) -> Row:
+def _picture(image: Any, where: object, vision: VisionConfig, side: int) -> Row:
     with blaming(where):
         return picture_row(image, vision, side)
 

@@ -187,14 +187,18 @@ def test_pictures_may_be_broken_after_their_text():
 
 
 def test_words_of_many_rows_are_made_at_once(small):
-    """Breaks if a lot's words reach other rows than their pictures, or those of a sample whose
-    picture is broken stay."""
-    shape = RowShape(12, 1, 1, SMALL.vision)
+    """Breaks if a lot's words or pictures reach other rows, those of an earlier batch stay in its
+    arrays, or those of a sample whose picture is broken do."""
+    shape, given = RowShape(12, 1, 1, SMALL.vision), []
 
     def later(number):
-        def see():
+        def see(out):
             broken_seven(number)
-            return np.full((28, 28, 3), number, np.uint8)
+            if out is None:
+                return np.full((28, 28, 3), number, np.uint8)
+            out[:] = number
+            given.append(number)
+            return out
 
         return caption_row_later("up " * (number + 1), see, small.tokenizer, shape)
 
@@ -206,6 +210,7 @@ def test_words_of_many_rows_are_made_at_once(small):
         for name, value in other.items():
             np.testing.assert_array_equal(one[name], value, err_msg=name)
     assert faults.seen() == {"shard.tar, 7"} and feed.get_state() == plain.get_state()
+    assert given, "no picture was written to its place"
 
 
 @pytest.mark.parametrize("count", [10, 70_000])
