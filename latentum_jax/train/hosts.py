@@ -28,6 +28,9 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         given = _numbered(coordinator, processes, process)
     if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        # Of a program that was kept on disk gloo's messages do not always fit those of the other
+        # process: a step of `pixel_decoder` fails mostly with it and never without (jax 0.10.2).
+        jax.config.update("jax_enable_compilation_cache", False)
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
