@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
         },
         "world": {
             "stage": "sft",
-            "steps": 2000,
+            "steps": 2200,
             **_futures(0.86, 0.1),
         },
     }

@@ -68,13 +68,16 @@ def numbers(text: str) -> tuple[float, ...]:
     return found
 
 
-def add_command(commands: Any, name: str, run: Callable, *, checkpoint: bool = False) -> Parser:
-    """A command that calls `run`, whose docstring is its help; with `--checkpoint` where wanted."""
+def add_command(
+    commands: Any, name: str, run: Callable, *, checkpoint: str | None = None
+) -> Parser:
+    """A command that calls `run`, whose docstring is its help; with `--checkpoint`, which is that
+    one by default, where wanted."""
     command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
     command.set_defaults(run=run)
-    if checkpoint:
-        text = f"a model folder, a finished workdir or a bundled name (default {DEFAULT})"
-        command.add_argument("--checkpoint", default=DEFAULT, help=text)
+    if checkpoint is not None:
+        text = "a model folder, a finished workdir or a bundled name (default %(default)s)"
+        command.add_argument("--checkpoint", default=checkpoint, help=text)
         add_weights(command)
     return command
 

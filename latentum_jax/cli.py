@@ -7,6 +7,8 @@ from typing import Any
 
 from latentum_jax import commands as do
 from latentum_jax.arguments import (
+    DEFAULT,
+    WORLD,
     Parser,
     add_command,
     add_decoder,
@@ -85,7 +87,7 @@ def parser() -> Parser:
     command.add_argument("--processes", type=positive, metavar="N", help="how many there are")
     command.add_argument("--process", type=whole_number, metavar="I", help="which this is, from 0")
     command.epilog = "--config.KEY=VALUE overrides a value, such as --config.steps=100"
-    command = add_command(commands, "precompute", do.precompute, checkpoint=True)
+    command = add_command(commands, "precompute", do.precompute, checkpoint=DEFAULT)
     command.add_argument("--config", required=True, help="a recipe, for its data")
     command.add_argument("--out", required=True, type=Path, metavar="DIR")
     command.add_argument("--batch", type=positive, default=32, help="pictures at a time")
@@ -93,7 +95,7 @@ def parser() -> Parser:
     text = "also compute the latents of this decoder's VAE"
     command.add_argument("--decoder", type=Path, metavar="DIR", help=text)
     command.epilog = "--config.data.KEY=VALUE says where the data is"
-    command = add_command(commands, "embed", do.embed, checkpoint=True)
+    command = add_command(commands, "embed", do.embed, checkpoint=DEFAULT)
     text = 'texts to embed, {"id", "text"} a line'
     command.add_argument("--texts", type=Path, metavar="FILE.jsonl", help=text)
     text = "pictures to embed; the id of one is its file's name"
@@ -122,7 +124,7 @@ def parser() -> Parser:
     text = "of encode, generate, answer, plan, decode those to time (default: all)"
     command.add_argument("--paths", metavar="generate,...", help=text)
     command.add_argument("--json", type=Path, metavar="FILE")
-    command = add_command(commands, "demo", do.demo, checkpoint=True)
+    command = add_command(commands, "demo", do.demo, checkpoint=DEFAULT)
     add_decoder(command)
     command.add_argument("--out", type=Path, default=Path("latentum-demo"), metavar="DIR")
     command.add_argument("--seed", type=whole_number, default=0)
@@ -130,14 +132,14 @@ def parser() -> Parser:
 
 
 def _add_model_commands(commands: Any) -> None:
-    command = add_command(commands, "answer", do.answer, checkpoint=True)
+    command = add_command(commands, "answer", do.answer, checkpoint=DEFAULT)
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("question", metavar="QUESTION")
     command.add_argument("--features", choices=("continuous", "quantized"), default="continuous")
     text = "InternVL's tiles; 1, the default, squeezes the picture into one"
     command.add_argument("--max-tiles", type=positive, default=1, metavar="N", help=text)
 
-    command = add_command(commands, "generate", do.generate, checkpoint=True)
+    command = add_command(commands, "generate", do.generate, checkpoint=DEFAULT)
     command.add_argument("prompts", nargs="+", metavar="PROMPT")
     command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
     add_sampling(command)
@@ -148,11 +150,11 @@ def _add_model_commands(commands: Any) -> None:
     add_decoder(command)
     add_question(command)
 
-    command = add_command(commands, "describe", do.describe, checkpoint=True)
+    command = add_command(commands, "describe", do.describe, checkpoint=DEFAULT)
     command.add_argument("codes", type=Path, metavar="CODES.npz")
     add_question(command)
 
-    command = add_command(commands, "plan", do.plan, checkpoint=True)
+    command = add_command(commands, "plan", do.plan, checkpoint=DEFAULT)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     command.add_argument("--max-steps", type=positive, default=12)
@@ -161,7 +163,7 @@ def _add_model_commands(commands: Any) -> None:
     command.add_argument("--frames", type=Path, metavar="DIR", help=text)
     add_decoder(command)
 
-    command = add_command(commands, "rollout", do.roll_out, checkpoint=True)
+    command = add_command(commands, "rollout", do.roll_out, checkpoint=WORLD)
     text = "the frames seen so far, oldest first: 4 for a published world model"
     command.add_argument("frames", nargs="*", type=Path, metavar="FRAME", help=text)
     text = "frames and actions of this folder, as NWM keeps RECON, from frame --first on"
@@ -182,7 +184,7 @@ def _add_model_commands(commands: Any) -> None:
 
 
 def _add_compile(commands: Any) -> None:
-    command = add_command(commands, "compile", do.compile_programs, checkpoint=True)
+    command = add_command(commands, "compile", do.compile_programs, checkpoint=DEFAULT)
     command.add_argument("--batch", type=counts, default=(1,), metavar="1,4")
     command.add_argument("--guidance", type=number, default=3.0, help="of generate")
     text = "as long as those to come: programs are for prompts of up to 32, 64, ... tokens"

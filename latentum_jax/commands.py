@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from latentum_jax.arguments import WORLD
+
 
 def answer(args: argparse.Namespace) -> None:
     """Answers a question about a picture."""
@@ -181,8 +183,8 @@ def demo(args: argparse.Namespace) -> None:
     model, folder = load_model(args), find_model(args.checkpoint)
     has_decoder = args.decoder or (folder / "decoder").is_dir()
     shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
-    if (BUNDLED / strip.BUNDLE / "decoder").is_dir():
-        walker = LatentUM.from_pretrained(strip.BUNDLE), PixelDecoder.from_pretrained(strip.BUNDLE)
+    if (BUNDLED / WORLD / "decoder").is_dir():
+        walker = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
         shown = dataclasses.replace(shown, strip=strip.imagine_walk(*walker, args.seed))
     path = report.write_page(shown, args.out, folder / "metrics.json")
     print(report.summary(shown))

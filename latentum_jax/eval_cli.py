@@ -33,13 +33,13 @@ def add_evals(commands: Any) -> None:
 
 
 def _add_maze_evals(evals: Any) -> None:
-    command = add_command(evals, "vsp", do.eval_vsp, checkpoint=True)
+    command = add_command(evals, "vsp", do.eval_vsp, checkpoint=DEFAULT)
     command.add_argument("--mode", choices=("fine", "coarse"), default="fine")
     text = "mazes of your own, or a folder of the published maps (level3, level4, ...)"
     _add_mazes(command).add_argument("--mazes", type=Path, metavar="FILE.jsonl", help=text)
-    command = add_command(evals, "questions", do.eval_questions, checkpoint=True)
+    command = add_command(evals, "questions", do.eval_questions, checkpoint=DEFAULT)
     _add_mazes(command, num=40)
-    command = add_command(evals, "consistency", do.eval_consistency, checkpoint=True)
+    command = add_command(evals, "consistency", do.eval_consistency, checkpoint=DEFAULT)
     text = "captions to draw, one a line, instead of those of held-out mazes"
     _add_mazes(command).add_argument("--captions", type=Path, metavar="FILE", help=text)
     command.add_argument("--guidance", type=number, default=3.0, help="above 1 it is on")
@@ -49,7 +49,7 @@ def _add_maze_evals(evals: Any) -> None:
     command = add_command(evals, "quantizers", do.eval_quantizers)
     command.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     _add_mazes(command, num=40)
-    command = add_command(evals, "frames", do.eval_frames, checkpoint=True)
+    command = add_command(evals, "frames", do.eval_frames, checkpoint=DEFAULT)
     add_decoder(command)
     _add_mazes(command)
 
@@ -65,7 +65,7 @@ def _add_mazes(command: Parser, num: int = 100) -> Any:
 
 
 def _add_drawing_evals(evals: Any) -> None:
-    command = add_command(evals, "geneval", do.eval_geneval, checkpoint=True)
+    command = add_command(evals, "geneval", do.eval_geneval, checkpoint=DEFAULT)
     text = "GenEval's metadata, a prompt a line"
     command.add_argument("--prompts", type=Path, required=True, metavar="FILE.jsonl", help=text)
     text = "what a detector saw, a picture a line: scores instead of drawing"
@@ -74,7 +74,7 @@ def _add_drawing_evals(evals: Any) -> None:
     command.add_argument("--steps", type=positive, default=25, help="of the pixel decoder")
     add_decoder(command)
     _add_drawing(command)
-    command = add_command(evals, "geneval2", do.eval_geneval2, checkpoint=True)
+    command = add_command(evals, "geneval2", do.eval_geneval2, checkpoint=DEFAULT)
     text = "GenEval2's prompts and questions, which are not part of this package"
     command.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl", help=text)
     text = "probabilities of right answers by another judge, a prompt a line"
@@ -93,16 +93,16 @@ def _add_drawing(command: Parser) -> None:
 
 
 def _add_asking_evals(evals: Any) -> None:
-    command = add_command(evals, "pope", do.eval_pope, checkpoint=True)
+    command = add_command(evals, "pope", do.eval_pope, checkpoint=DEFAULT)
     text = "its questions; the name of a file has its category: random, popular, adversarial"
     command.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help=text)
     command.add_argument("--images", type=Path, required=True, metavar="DIR")
     _add_features(command)
-    command = add_command(evals, "mme", do.eval_mme, checkpoint=True)
+    command = add_command(evals, "mme", do.eval_mme, checkpoint=DEFAULT)
     text = "a folder a task, or TASK.txt beside it"
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
     _add_features(command)
-    command = add_command(evals, "mcq", do.eval_mcq, checkpoint=True)
+    command = add_command(evals, "mcq", do.eval_mcq, checkpoint=DEFAULT)
     text = "questions as .json, .jsonl or .tsv"
     command.add_argument("--data", type=Path, required=True, metavar="FILE", help=text)
     text = "where the pictures are that the questions name"
@@ -122,7 +122,7 @@ def _add_features(command: Parser) -> None:
 
 
 def _add_recon(evals: Any) -> None:
-    command = add_command(evals, "recon", do.eval_recon, checkpoint=True)
+    command = add_command(evals, "recon", do.eval_recon, checkpoint=WORLD)
     text = "trajectories as NWM keeps RECON (default: held-out walks of the small world)"
     command.add_argument("--data", type=Path, metavar="DIR", help=text)
     command.add_argument("--num", type=positive, default=100, help="episodes")

@@ -14,7 +14,6 @@ from latentum_jax.pixel_decoder import PixelDecoder
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.rollout import rollout
 
-BUNDLE = "nav-tiny"
 STEPS, DECODE_STEPS = 8, 8
 
 
