@@ -56,6 +56,7 @@ def test_size_and_papers_of_the_world_model():
     stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").open()]
     assert list(dict.fromkeys(stages)) == ["vlm", "mbaq", "mome", "sft", "world"]
     assert "nav_tiny" in (folder / "README.md").read_text()
+    assert json.loads((folder / "metrics.json").read_text())["recon"]["episodes"] == 100
 
 
 def test_imagined_frames_are_nearer_to_the_true_ones_than_what_was_seen_last():
