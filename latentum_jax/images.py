@@ -112,6 +112,8 @@ def _pixels(image: Image.Image, out: np.ndarray | None) -> np.ndarray:
     there, begin, done = memoryview(out).cast("B"), 0, 0
     while not done:
         _, done, strip = encoder.encode(STRIP)
+        if done < 0:
+            raise RuntimeError(f"Pillow's encoder of raw pixels ended with error {done}")
         there[begin : begin + len(strip)] = strip
         begin += len(strip)
     return out

@@ -67,7 +67,7 @@ class Tokenizer:
             raise ValueError(f"tokenizer lacks the special tokens {missing}")
         self.ids = SpecialIds(**{name: base.token_to_id(text) for name, text in SPECIAL.items()})
         self.by_words = _by_words(base)
-        self._first, self._further = _Words(self._ids), _Words(lambda word: self._ids(" " + word))
+        self._first, self._further = _Words(self._ids, ""), _Words(self._ids, " ")
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
@@ -130,16 +130,16 @@ class Tokenizer:
 
 
 class _Words(dict[str, tuple[int, ...]]):
-    """Ids of words, kept: captions are made of words seen before."""
+    """Ids of words with something `ahead` of them, kept: captions are made of words seen before."""
 
-    def __init__(self, ids: Callable[[str], tuple[int, ...]]):
+    def __init__(self, ids: Callable[[str], tuple[int, ...]], ahead: str):
         super().__init__()
-        self.ids = ids
+        self.ids, self.ahead = ids, ahead
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         if len(self) >= WORDS:
             self.clear()
-        self[word] = found = self.ids(word)
+        self[word] = found = self.ids(self.ahead + word)
         return found
 
 

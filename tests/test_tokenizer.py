@@ -1,6 +1,7 @@
 """Qwen's real vocabulary in both forms of folder, against transformers and against tiktoken."""
 
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -155,6 +156,14 @@ def by_words(request):
     if request.param == "qwen":
         return request.getfixturevalue("ours")
     return Tokenizer.train(["a Zoo of don't, don't and -( -( 7 7"], 300)
+
+
+def test_a_tokenizer_that_has_read_goes_to_other_processes(by_words):
+    """Breaks if what it keeps of words cannot be pickled, which workers of any kind need."""
+    expected = by_words.encode("one two  three two")
+    again = pickle.loads(pickle.dumps(by_words))
+    assert again.encode("one two  three two") == expected
+    assert again.encode("one two") == by_words.encode("one two")
 
 
 def test_words_are_read_as_their_text(by_words):
