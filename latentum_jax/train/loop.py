@@ -72,21 +72,23 @@ def train_stage(config: ConfigDict, workdir: Path, begin: Begin = start_of) -> P
     faults = open_faults(config, workdir, jax.process_index())
     start = begin(config, faults, functools.partial(rows_here, mesh))
     check_mesh(config, start.heads, mesh)
-    with locked(workdir, wanted=is_first()), jax.set_mesh(mesh):
-        optimizer = make_optimizer(config.optimizer, config.steps)
-        state = first_state(config, start, optimizer, mesh)
-        step_fn, plain = (
-            make_step(stage, optimizer, state, **how(config))
-            for stage in (start.stage, start.plain)
-        )
-        run = Run(config, workdir, mesh, functools.partial(count_flops, plain))
-        try:
-            act = make_act(start.stage, seed=config.seed)
-            state = run.fit(state, act, step_fn, start.feed, faults)
-        finally:
-            run.close()
-            start.feed.close()
-        trained, extra = on_host((state.ema or state.trainable, state.extra))
+    with locked(workdir, wanted=is_first()):
+        with jax.set_mesh(mesh):
+            optimizer = make_optimizer(config.optimizer, config.steps)
+            state = first_state(config, start, optimizer, mesh)
+            step_fn, plain = (
+                make_step(stage, optimizer, state, **how(config))
+                for stage in (start.stage, start.plain)
+            )
+            run = Run(config, workdir, mesh, functools.partial(count_flops, plain))
+            try:
+                act = make_act(start.stage, seed=config.seed)
+                state = run.fit(state, act, step_fn, start.feed, faults)
+            finally:
+                run.close()
+                start.feed.close()
+            trained, extra = on_host((state.ema or state.trainable, state.extra))
+        # Outside the mesh: what the first process computes to write, it computes alone.
         if is_first():
             _, frozen = split(start.params, start.stage)
             start.write(done, merge(trained, frozen), extra)

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 
 import chex
+import jax
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -187,7 +188,15 @@ def test_bad_steps_are_counted_up_to_a_limit(start, tmp_path, monkeypatch):
 
 
 def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):
-    """Breaks if a link starts from elsewhere than the link before, or finished work is redone."""
+    """Breaks if a link starts from elsewhere than the link before, or finished work is redone; or if
+    the process that writes does so within the mesh: what it computes then waits for all others."""
+    write, within = begin.write_folder, []
+
+    def written(*args, **kinds):
+        within.append(jax.sharding.get_abstract_mesh())
+        return write(*args, **kinds)
+
+    monkeypatch.setattr(begin, "write_folder", written)
     config = get_config()
     config.model.update(random_model().config.to_dict())
     config.init_from = start
@@ -196,6 +205,7 @@ def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkey
         config.links[name].data.buckets = (BUCKETS[name],)
     done = train(config, tmp_path)
     assert done == tmp_path / "mome" / "model"
+    assert len(within) == 2 and all(mesh.empty for mesh in within)
     moved = changed(tmp_path / "mbaq" / "model", done)
     assert moved and all(not path.startswith("quantizer/") for path in moved)
     monkeypatch.setattr(loop, "make_step", None)  # whoever trains again fails
