@@ -175,7 +175,6 @@ def demo(args: argparse.Namespace) -> None:
     import dataclasses
 
     from latentum_jax.eval import report, strip
-    from latentum_jax.files import BUNDLED
     from latentum_jax.pixel_decoder import PixelDecoder
     from latentum_jax.pretrained import LatentUM, find_model
 
@@ -183,9 +182,8 @@ def demo(args: argparse.Namespace) -> None:
     model, folder = load_model(args), find_model(args.checkpoint)
     has_decoder = args.decoder or (folder / "decoder").is_dir()
     shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
-    if (BUNDLED / WORLD / "decoder").is_dir():
-        walker = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
-        shown = dataclasses.replace(shown, strip=strip.imagine_walk(*walker, args.seed))
+    walker = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
+    shown = dataclasses.replace(shown, strip=strip.imagine_walk(*walker, args.seed))
     path = report.write_page(shown, args.out, folder / "metrics.json")
     print(report.summary(shown))
     print(f"page in {path}")

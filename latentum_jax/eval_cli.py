@@ -1,5 +1,6 @@
 """The benchmarks of `latentum eval` and what each of them takes."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,19 @@ def _add_recon(evals: Any) -> None:
     command.add_argument(
         "--steps", type=positive, default=8, help="from the last frame to the goal"
     )
-    command.add_argument("--samples", type=positive, default=120, help="candidates of a round")
-    command.add_argument("--elites", type=positive, default=5, help="that make the next round")
-    command.add_argument("--iterations", type=positive, default=1, help="rounds")
-    command.add_argument("--rollouts", type=positive, default=3, help="of a candidate, averaged")
+    told = lambda text, recon, small: f"{text} (default {recon}; without --data {small})"  # noqa: E731
+    text = told("candidates of a round", 120, 40)
+    command.add_argument("--samples", type=positive, help=text)
+    text = told("that make the next round", 5, 6)
+    command.add_argument("--elites", type=positive, help=text)
+    command.add_argument("--iterations", type=positive, help=told("rounds", 1, 2))
+    text = told("of a candidate, averaged", 3, 1)
+    command.add_argument("--rollouts", dest="repeats", type=positive, help=text)
     text = "straight on and a turn in the end, as published, or the whole action over and over"
-    command.add_argument("--path", choices=("line", "arc"), default="line", help=text)
-    text = "of the first candidates, meters and degrees (default: RECON's)"
+    command.add_argument("--path", choices=("line", "arc"), help=told(text, "line", "arc"))
+    text = told("candidates of whole centimeters and degrees", "no", "yes")
+    command.add_argument("--whole", action=argparse.BooleanOptionalAction, help=text)
+    text = told("of the first candidates, meters and degrees", "RECON's", "its own")
     command.add_argument("--mean", type=numbers, metavar="DX,DY,DYAW", help=text)
     command.add_argument("--std", type=numbers, metavar="DX,DY,DYAW", help=text)
     text = (
@@ -168,7 +175,7 @@ def add_miniature(commands: Any) -> None:
         ("states", 200, "asked about, of each kind of question"),
         ("walks", 8, "imagined through rooms of the small world"),
         ("horizon", 16, "frames imagined of a walk"),
-        ("episodes", 10, "planned towards a picture"),
+        ("episodes", 20, "planned towards a picture"),
         ("candidates", 40, "paths that are tried for each"),
         ("ahead", 8, "steps of such a path"),
         ("decode-steps", 4, "of the small world's pixel decoder"),

@@ -187,14 +187,13 @@ def eval_recon(args: argparse.Namespace) -> None:
     from latentum_jax.data.navigation.recon import Trajectories
     from latentum_jax.data.navigation.samples import CONTEXT
     from latentum_jax.eval import recon, runs
-    from latentum_jax.eval.cem import CEM
+    from latentum_jax.eval.cem import CEM, SMALL_WORLD
     from latentum_jax.generate.sampling import Sampling
 
     not_a_file(args.out)
-    given = {name: value for name in ("mean", "std") if (value := getattr(args, name))}
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    names = ("samples", "elites", "iterations", "steps", "path")
-    search = CEM(**{n: getattr(args, n) for n in names}, repeats=args.rollouts, **given)
+    given = {f.name: v for f in dataclasses.fields(CEM) if (v := getattr(args, f.name)) is not None}
+    search = dataclasses.replace(SMALL_WORLD if args.data is None else CEM(), **given)
     data, unreadable = None, {}
     if args.data is None:
         episodes = recon.held_out(args.num, args.seed, args.steps, args.stride)

@@ -3,12 +3,13 @@
     python launch/bundle.py frozenlake-tiny RUN
     python launch/bundle.py nav-tiny RUN
 
-Writes the model in bf16, log.jsonl (every tenth step of each stage) and metrics.json (the
-evaluations in RUN/eval, where they have been made); with a run of the decoder's recipe in
-RUN/decoder, the same of the pixel decoder in decoder/.
+Writes the model in bf16, log.jsonl (every tenth step of each stage, fewer of a stage longer than
+1000) and metrics.json (the evaluations in RUN/eval, where they have been made); with a run of the
+decoder's recipe in RUN/decoder, the same of the pixel decoder in decoder/.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ RECIPES = {  # of the model and of its decoder
     "frozenlake-tiny": ("frozenlake_tiny", "frozenlake_decoder"),
     "nav-tiny": ("nav_tiny", "nav_tiny_decoder"),
 }
-EVERY = 10
+EVERY, LINES = 10, 100  # steps from one line of a log to the next at least, lines a stage at most
 
 
 def main(name: str, run: Path) -> None:
@@ -53,9 +54,10 @@ def bundle(kind: type[LatentUM] | type[PixelDecoder], recipe: str, run: Path, to
 
 
 def log_of(run: Path, stage: str) -> list[dict]:
-    """Every tenth step of a stage."""
-    lines = map(json.loads, (run / stage / "metrics.jsonl").read_text().splitlines())
-    return [{"stage": stage, **line} for line in lines if line["step"] % EVERY == 0]
+    """What a stage said of at most `LINES` of its steps."""
+    lines = [*map(json.loads, (run / stage / "metrics.jsonl").read_text().splitlines())]
+    every = EVERY * math.ceil(lines[-1]["step"] / (EVERY * LINES))
+    return [{"stage": stage, **line} for line in lines if line["step"] % every == 0]
 
 
 if __name__ == "__main__":

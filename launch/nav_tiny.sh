@@ -12,6 +12,5 @@ shift
 latentum train --config nav_tiny --workdir "$run" "$@"
 latentum train --config nav_tiny_decoder --workdir "$run/decoder" --config.latentum="$run/mbaq/model" "$@"
 python launch/bundle.py nav-tiny "$run"
-latentum eval recon --checkpoint nav-tiny --num 100 --path arc --mean 0.14,0,0 --std 0.06,0.02,10 \
-  --samples 40 --elites 6 --iterations 2 --rollouts 1 --temperature 0 --out "$run/eval/recon"
+latentum eval recon --checkpoint nav-tiny --num 100 --temperature 0 --out "$run/eval/recon"
 python launch/bundle.py nav-tiny "$run" # once more, for the figures

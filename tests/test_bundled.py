@@ -56,13 +56,18 @@ def test_size_and_papers_of_the_world_model():
     stages = [json.loads(line)["stage"] for line in (folder / "log.jsonl").open()]
     assert list(dict.fromkeys(stages)) == ["vlm", "mbaq", "mome", "sft", "world"]
     assert "nav_tiny" in (folder / "README.md").read_text()
-    assert json.loads((folder / "metrics.json").read_text())["recon"]["episodes"] == 100
+    stages = [json.loads(line)["stage"] for line in (folder / "decoder/log.jsonl").open()]
+    assert list(dict.fromkeys(stages)) == ["vae", "pixel_decoder"]
+    assert "nav_tiny_decoder" in (folder / "decoder/README.md").read_text()
+    found = json.loads((folder / "metrics.json").read_text())["recon"]
+    assert found["episodes"] == 100
+    assert all(by["mean"] > by["ci95"] for by in found["nearer_by"].values())
 
 
 def test_imagined_frames_are_nearer_to_the_true_ones_than_what_was_seen_last():
     """Eight steps of eight held-out walks, in latents alone. Breaks if the weights, the words of
     actions or the recurrence are not those that the model learnt with: features of the last frame
-    seen are 1.8 times as far off (24 walks), those of other walks' frames 2.5 times."""
+    seen are 2.7 times as far off (24 walks), those of other walks' frames 3.7 times."""
     model, walks = LatentUM.from_pretrained(WORLD), list(held_out_walks(8, 3, 8))
     codes = np.stack([model.encode(list(seen))[1] for seen, _ in walks])
     seen = [list(frames[:CONTEXT]) for frames, _ in walks]
@@ -70,7 +75,17 @@ def test_imagined_frames_are_nearer_to_the_true_ones_than_what_was_seen_last():
     imagined, _ = rollout(model, seen, actions, sampling=GREEDY)
     true = latent_features(model, codes[:, CONTEXT:])
     error = lambda given: np.mean((latent_features(model, given) - true) ** 2)  # noqa: E731
-    assert error(imagined) < 0.8 * error(codes[:, CONTEXT - 1 : CONTEXT])
+    assert error(imagined) < 0.5 * error(codes[:, CONTEXT - 1 : CONTEXT])
+
+
+def test_its_decoder_draws_what_comes():
+    """Breaks if the decoder is another model's, or is given other references than it learnt with:
+    frames of three walks were drawn with 24 to 25 dB."""
+    model, decoder = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
+    ((seen, _),) = held_out_walks(1, 3, 8)
+    z_q = model.z_q(model.encode(list(seen[CONTEXT:]))[1])
+    drawn = decoder.decode(z_q, references=list(seen[:CONTEXT]), seeds=range(8), steps=8)
+    assert frames.psnr(drawn, seen[CONTEXT:]) > 22
 
 
 def test_every_parameter_is_there(model):

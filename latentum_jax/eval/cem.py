@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from latentum_jax.data.navigation.words import Action
 
+_WHOLE = np.array([0.01, 0.01, 1.0])  # meters, meters, degrees
 Cost = Callable[[Sequence[Sequence[Action]]], Float[np.ndarray, "N"]]
 
 
@@ -27,6 +28,8 @@ class CEM:
     repeats: rollouts of each candidate, whose costs are averaged.
     path: "line", as published, goes straight towards (dx, dy) in steps of its length, looks where
       it goes, and turns by dyaw in the end; "arc" repeats the whole action in the agent's own axes.
+    whole: candidates are of whole centimeters and degrees, which is all that a model knows the
+      words of whose walks are.
     """
 
     samples: int = 120
@@ -37,6 +40,7 @@ class CEM:
     mean: tuple[float, float, float] = (0.21875, 0.0, 0.0)
     std: tuple[float, float, float] = (0.01875, 0.1, 18.0)
     path: Literal["line", "arc"] = "line"
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 1 < self.elites <= self.samples:
@@ -47,6 +51,12 @@ class CEM:
             raise ValueError(f"{self}: expected one iteration, repeat and step at least")
         if self.path not in ("line", "arc"):
             raise ValueError(f"path is {self.path!r}, expected 'line' or 'arc'")
+
+
+# Of the small world's walks, whose pace comes back to 0.15 m, and which may turn all the way round.
+SMALL_WORLD = CEM(
+    40, 6, 2, 1, mean=(0.14, 0.0, 0.0), std=(0.06, 0.02, 10.0), path="arc", whole=True
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +80,8 @@ def search(cost: Cost, settings: CEM, rng: np.random.Generator) -> Planned:
     costs = []
     for _ in range(settings.iterations):
         drawn = mean + std * rng.standard_normal((settings.samples, 3))
+        if settings.whole:
+            drawn = np.round(drawn / _WHOLE) * _WHOLE
         paths = [path_of(row, settings.steps, settings.path) for row in drawn.tolist()]
         found = np.asarray(cost([path for path in paths for _ in range(settings.repeats)]))
         if found.shape != (len(paths) * settings.repeats,) or not np.isfinite(found).all():

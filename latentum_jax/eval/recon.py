@@ -142,7 +142,7 @@ def evaluate(
     pace of the first distribution, and one drawn from it. For each, over episodes, mean and half
     the 95% interval of ATE, RPE (meters, not aligned), of the distance to where the goal was seen
     from (meters), and of the angle to how it was seen (degrees); "nearer" is the share of episodes
-    in which the planned end is nearer than the other's.
+    in which the planned end is nearer than the other's, "nearer_by" how much (meters).
     """
     for number, episode in enumerate(tqdm(episodes, desc="plans", unit="episode")):
         if episode.key in run.done:
@@ -183,6 +183,7 @@ def results_of(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         found[way] = {name: interval(x) for name, x in values.items()}
     end = {way: np.array([item[way]["position"] for item in items]) for way in WAYS}
     found["nearer"] = {way: float(np.mean(end["planned"] < end[way])) for way in WAYS[1:]}
+    found["nearer_by"] = {way: interval(end[way] - end["planned"]) for way in WAYS[1:]}
     return found
 
 
@@ -199,8 +200,11 @@ def table(results: dict[str, Any]) -> str:
     rows = []
     for way in WAYS:
         cells = [f"{results[way][n]['mean']:.3f} ± {results[way][n]['ci95']:.3f}" for n in METRICS]
-        share = results["nearer"].get(way)
-        rows.append((way, *cells, "" if share is None else f"{share:.0%}"))
+        near = ""
+        if way in results["nearer"]:
+            by = results["nearer_by"][way]
+            near = f"{results['nearer'][way]:.0%}, by {by['mean']:.3f} ± {by['ci95']:.3f} m"
+        rows.append((way, *cells, near))
     told = markdown(head, rows)
     if unreadable := results.get("unreadable"):
         where, reason = next(iter(unreadable.items()))

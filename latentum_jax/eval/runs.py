@@ -16,6 +16,7 @@ import numpy as np
 
 from latentum_jax.files import locked, write_json, write_text
 
+PAPERS = ("README.md", "log.jsonl", "metrics.json")  # beside a bundled model, not of it
 ENDS = 1 << 16  # bytes of a weights file that tell it from others
 _OWN = ("lock", "run.json")
 
@@ -112,10 +113,12 @@ def run_in(out: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
 def model_settings(checkpoint: str, folder: Path, weights: str | None) -> dict[str, Any]:
     """Which model a run is of: its name, a digest of its files' sizes and ends, its weights' bits.
 
-    A model that was trained further under the same name is another one.
+    A model that was trained further under the same name is another one; one of which more was
+    written down (`PAPERS`) is the same.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in PAPERS)
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder)} {size}\n".encode())
         with file.open("rb") as opened:

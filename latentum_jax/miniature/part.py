@@ -30,7 +30,7 @@ class Sizes:
     states: int = 200
     walks: int = 8
     horizon: int = 16
-    episodes: int = 10
+    episodes: int = 20
     candidates: int = 40
     ahead: int = 8
     decode_steps: int = 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from latentum_jax.data.navigation.motion import Pose, compose
-from latentum_jax.data.navigation.words import Action
-from latentum_jax.eval.cem import CEM, path_of, search
+from latentum_jax.data.navigation.words import Action, action_text
+from latentum_jax.eval.cem import CEM, SMALL_WORLD, path_of, search
 
 
 def end(path):
@@ -50,6 +50,19 @@ def test_it_finds_the_way(path, turned):
     assert found.costs[-1] < found.costs[0]
     again = search(cost, settings, np.random.default_rng(0))
     assert len(again.costs) == 5
+
+
+def test_whole_candidates_are_said_in_words_that_walks_use():
+    """Breaks if the small world's model is asked about 7.38 degrees: it was told of whole ones, and
+    what it imagines of others is of no use to a planner."""
+    asked = []
+    cost = lambda paths: asked.extend(paths) or np.zeros(len(paths))  # noqa: E731
+    search(cost, SMALL_WORLD, np.random.default_rng(0))
+    assert len(asked) == 80 and len({path[0] for path in asked}) > 60
+    for action in {path[0] for path in asked}:
+        centimeters = np.array([100 * action.dx, 100 * action.dy, action.dyaw])
+        np.testing.assert_allclose(centimeters, np.round(centimeters), atol=1e-9)
+        assert action_text(action).endswith(f"rotating by {round(action.dyaw)} degrees")
 
 
 def test_the_published_distribution():

@@ -78,6 +78,20 @@ def test_episodes_of_both_kinds(episodes, tmp_path):
     assert recon.digest_of([moved]) == recon.digest_of([again]) != recon.digest_of([one])
 
 
+def test_results_by_hand():
+    """Breaks if nearer counts as farther or walks are mixed: planned ends lie 1 and 2 m from the
+    goal, straight ones 2 and 5 m: 1 and 3 m nearer, 2 in the mean, and half the 95% interval is
+    1.96 sqrt(2) / sqrt(2) m; random ones 0 and 3 m: in one of two farther, by 0 m in the mean."""
+    way = lambda position: {"ate": 0.1, "rpe": 0.1, "position": position, "yaw": 5.0}  # noqa: E731
+    ends = [(1.0, 2.0, 0.0), (2.0, 5.0, 3.0)]
+    items = [dict(zip(recon.WAYS, map(way, row), strict=True)) for row in ends]
+    found = recon.results_of(items)
+    assert found["nearer"] == {"straight": 1.0, "random": 0.5}
+    assert found["nearer_by"]["straight"] == pytest.approx({"mean": 2.0, "ci95": 1.96})
+    assert found["nearer_by"]["random"]["mean"] == 0.0
+    assert "| 100%, by 2.000 ± 1.960 m |" in recon.table(found)
+
+
 def test_costs(model, episodes):
     """Breaks if the cost is not of the last frame, or pixels are asked of another rollout."""
     episode = episodes[0]

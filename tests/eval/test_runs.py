@@ -62,6 +62,7 @@ def test_a_model_trained_further_is_another(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "weights").write_bytes(bytes(200_000))
     first = model_settings("m", tmp_path, None)
+    (tmp_path / "metrics.json").write_text("{}")  # of this very run, say
     assert model_settings("m", tmp_path, None) == first
     (tmp_path / "weights").write_bytes(bytes(199_999) + b"1")
     assert model_settings("m", tmp_path, None)["model"] != first["model"]

@@ -75,7 +75,7 @@ def test_both_recurrences_against_rollouts(folder, tmp_path):
 def test_the_command(folder, tmp_path, capsys):
     """Both parts end to end; a second seed takes up where the first ended."""
     few = ["--world", str(folder), "--parts", "world,cem", "--walks", "2", "--horizon", "2"]
-    few += ["--decode-steps", "1", "--episodes", "1", "--candidates", "5", "--ahead", "2"]
+    few += ["--decode-steps", "1", "--episodes", "1", "--candidates", "6", "--ahead", "2"]
     for seeds in ("0", "0,1"):
         assert main(["miniature", "--out", str(tmp_path), *few, "--seeds", seeds]) == 0
     page = (tmp_path / "miniature.md").read_text()

@@ -188,8 +188,8 @@ def test_bad_steps_are_counted_up_to_a_limit(start, tmp_path, monkeypatch):
 
 
 def test_a_chain_hands_its_model_on_and_is_not_run_twice(start, tmp_path, monkeypatch):
-    """Breaks if a link starts from elsewhere than the link before, or finished work is redone; or if
-    the process that writes does so within the mesh: what it computes then waits for all others."""
+    """Breaks if a link starts from elsewhere than the link before, finished work is redone, or the
+    process that writes does so within the mesh: what it computes then waits for all others."""
     write, within = begin.write_folder, []
 
     def written(*args, **kinds):
