@@ -18,6 +18,7 @@ from latentum_jax.files import BUNDLED
 from latentum_jax.generate.sampling import row_seeds
 from latentum_jax.images import ImageLike, load_image
 from latentum_jax.models.latentum import Params
+from latentum_jax.models.stored import on_device
 
 STEPS = 25  # of the published image demo; the planning demo takes 50
 
@@ -28,7 +29,7 @@ class PixelDecoder:
     def __init__(self, config: DecoderConfig, params: Params, *, dtype: str = "float32"):
         self.config = config
         self.model = net.PixelDecoder(config, jnp.dtype(dtype))
-        self.params = jax.tree.map(lambda x: jnp.asarray(x[...], dtype), params)
+        self.params = jax.tree.map(lambda x: on_device(x[...], dtype), params)
 
     @classmethod
     def from_pretrained(

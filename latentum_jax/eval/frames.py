@@ -76,7 +76,7 @@ def write_frames(path: Path, walked: Sequence[np.ndarray], imagined: Sequence[np
     if not rows:
         return
     with whole(path.with_suffix(".png")) as unfinished:
-        strip(rows).save(unfinished, format="PNG", optimize=True)
+        strip(rows).save(unfinished, format="PNG")
     # Where one row ends early its last picture stays, so that both end together.
     count = max(map(len, rows))
     sheets = [strip([[row[min(i, len(row) - 1)] for row in rows]]) for i in range(count)]

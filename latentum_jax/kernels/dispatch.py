@@ -105,6 +105,11 @@ def product(a: jax.Array, b: jax.Array, *, turned: bool = False) -> jax.Array:
     return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
+def kernels_are_on() -> bool:
+    """Whether programs traced now may use kernels: LATENTUM_KERNELS=off leaves them out."""
+    return os.environ.get(SWITCH) != "off"
+
+
 def dispatch(
     kernel: Callable[..., Any],
     twin: Callable[..., Any],
@@ -122,7 +127,7 @@ def dispatch(
     used throughout.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if not fits or (mesh.size > 1 and split is None) or os.environ.get(SWITCH) == "off":
+    if not fits or (mesh.size > 1 and split is None) or not kernels_are_on():
         return twin(*args)
 
     def run(*args: Any) -> Any:

@@ -16,6 +16,7 @@ from latentum_jax.models.internvit import InternViT, Mlp1
 from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded, Turned
 from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
+from latentum_jax.models.stored import on_device
 from latentum_jax.models.vision_head import VisionHead
 
 Params = Mapping[str, Any]
@@ -152,7 +153,7 @@ def held_turned() -> bool:
 
 def _held(name: str, part: Params, dtype: str | None, weights: str | None, turned: bool) -> Params:
     def read(x: Any, index: Any, weights: str | None, turned: bool) -> Any:
-        value = jnp.asarray(x[index], dtype)
+        value = on_device(x[index], dtype)
         if value.ndim != 2:
             return value
         if weights:

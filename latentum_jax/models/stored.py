@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import tensorstore as ts
@@ -101,6 +102,14 @@ class Lazy:
     def onto(self, sharding: jax.sharding.Sharding) -> jax.Array:
         """On the devices of `sharding`, of which each host reads what its own ones hold."""
         return jax.make_array_from_callback(self.shape, sharding, self.read)
+
+
+def on_device(x: np.ndarray | jax.Array, dtype: Any = None) -> jax.Array:
+    """An array in a dtype, its own by default. What is read from disk is converted on the host: on
+    a device each shape would be a program to compile."""
+    if dtype is not None and isinstance(x, np.ndarray):
+        x = x.astype(dtype, copy=False)
+    return jnp.asarray(x, dtype)
 
 
 def open_safetensors(file: Path) -> dict[str, Lazy]:

@@ -33,8 +33,8 @@ def shown():
 def test_page_refers_to_nothing_outside(shown, tmp_path):
     """The page would be blank, or without its pictures, when sent to somebody or opened offline."""
     text = report.write_page(shown, tmp_path / "out", tmp_path / "metrics.json").read_text()
-    assert set(re.findall(r'src="(.{22})', text)) == {"data:image/png;base64,"}
-    without_pictures = re.sub(r'src="data:image/png;base64,[^"]*"', "", text)
+    assert set(re.findall(r'src="(.{23})', text)) == {"data:image/jpeg;base64,"}
+    without_pictures = re.sub(r'src="data:image/jpeg;base64,[^"]*"', "", text)
     assert not re.search(r"//|src|href|<link|<script|@import|url\(", without_pictures)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
 
