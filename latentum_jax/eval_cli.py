@@ -173,7 +173,7 @@ def add_miniature(commands: Any) -> None:
         ("mazes", 40, "of each level"),
         ("steps", 300, "that a quantizer trains"),
         ("states", 200, "asked about, of each kind of question"),
-        ("walks", 8, "imagined through rooms of the small world"),
+        ("walks", 24, "imagined through rooms of the small world"),
         ("horizon", 16, "frames imagined of a walk"),
         ("episodes", 20, "planned towards a picture"),
         ("candidates", 40, "paths that are tried for each"),

@@ -28,7 +28,7 @@ class Sizes:
     mazes: int = 40
     steps: int = 300
     states: int = 200
-    walks: int = 8
+    walks: int = 24
     horizon: int = 16
     episodes: int = 20
     candidates: int = 40

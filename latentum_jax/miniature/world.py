@@ -17,7 +17,7 @@ from latentum_jax.eval.chart import bar_chart, line_chart
 from latentum_jax.eval.runs import markdown, run_in
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.miniature.part import Given, Part, Section
-from latentum_jax.miniature.spread import Values, cell, finding, verdict
+from latentum_jax.miniature.spread import Values, cell, finding
 from latentum_jax.rollout import latent_features, rollout
 
 TOLD = {
@@ -66,6 +66,7 @@ def tell_rolled_out(seeds: Sequence[Values], spread: Mapping[str, Any]) -> Secti
     """Whether a world imagined in latents stays nearer to the true one."""
     gain = lambda v, step: 100 * (v["pixels"]["error"][step] - v["latent"]["error"][step])  # noqa: E731
     steps = [step for step in seeds[0]["latent"]["error"] if step != "mean"]
+    at = "8" if "8" in steps else steps[-1]
     saved = [v["pixels"]["seconds"] - v["latent"]["seconds"] for v in seeds]
     against = [100 * (v["still"]["error"]["mean"] - v["latent"]["error"]["mean"]) for v in seeds]
     shown = list(dict.fromkeys(["1", *(s for s in steps if int(s) % 4 == 0), steps[-1], "mean"]))
@@ -79,14 +80,12 @@ def tell_rolled_out(seeds: Sequence[Values], spread: Mapping[str, Any]) -> Secti
         "From four frames of a held-out walk and the actions to come, the frames to come are",
         "imagined (appendix D), each seen by the next either as its codes or, as published,",
         "decoded to a picture. The error is of features, up_proj(z_q), against those of the true",
-        "frame's codes: 100% is as far off as the mean of all frames is.",
+        "frame's codes: 100% is as far off as the mean of all frames is. The paper leaves latent",
+        "recurrence to future work.",
         "",
-        verdict("latent beats pixels over the horizon", [gain(v, "mean") for v in seeds], "points"),
-        verdict(
-            "latent beats pixels at the last step", [gain(v, steps[-1]) for v in seeds], "points"
-        ),
-        verdict("latent recurrence saves time", saved, "seconds a walk", 2),
-        "",
+        finding("latent beats pixels over the horizon", [gain(v, "mean") for v in seeds], "points"),
+        finding(f"latent beats pixels at step {at}", [gain(v, at) for v in seeds], "points"),
+        finding("latent recurrence saves time", saved, "seconds a walk", 2),
         finding("latent recurrence beats repeating the last frame", against, "points"),
         "",
         markdown(("error, %", *heads, "seconds a walk"), rows),
