@@ -22,7 +22,7 @@ from latentum_jax.rollout import latent_features, rollout
 
 TOLD = {
     "latent": "latent recurrence",
-    "pixels": "recurrence through pixels",
+    "pixels": "through pixels",
     "still": "the last frame again",
 }
 
