@@ -10,7 +10,14 @@ import numpy as np
 from latentum_jax.config import VisionConfig
 from latentum_jax.data.frozenlake import questions, samples
 from latentum_jax.data.frozenlake.frames import State, advance, draw, start_state, states
-from latentum_jax.data.frozenlake.mazes import MOVES, Maze, sample_maze, shortest_path, step
+from latentum_jax.data.frozenlake.mazes import (
+    LONGEST_PATH,
+    MOVES,
+    Maze,
+    sample_maze,
+    shortest_path,
+    step,
+)
 from latentum_jax.data.interleaved import (
     Row,
     RowShape,
@@ -40,9 +47,10 @@ class Mazes:
         """A training maze, one whose shortest path has so many steps where `steps` says.
 
         Mazes are drawn from the whole mix until one fits, so that levels share a window of long
-        paths as they share all mazes. Raises ValueError where none fits in 100,000.
+        paths as they share all mazes. Raises ValueError where none can, or none of 100,000 does.
         """
-        for _ in range(100_000):
+        possible = steps is None or steps[0] <= max(LONGEST_PATH[level] for level in self.levels)
+        for _ in range(100_000 if possible else 0):
             share = rng.uniform(0.1, 0.35) if rng.random() < self.harder else None
             level = int(rng.choice(self.levels, p=np.divide(self.weights, sum(self.weights))))
             maze = sample_maze(rng, level, hole_share=share, split="train")
