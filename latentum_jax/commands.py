@@ -173,6 +173,7 @@ def convert(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     """Shows everything a maze model does on one page."""
     import dataclasses
+    from concurrent.futures import ThreadPoolExecutor
 
     from latentum_jax.eval import report, strip
     from latentum_jax.pixel_decoder import PixelDecoder
@@ -181,9 +182,15 @@ def demo(args: argparse.Namespace) -> None:
     not_a_file(args.out)
     model, folder = load_model(args), find_model(args.checkpoint)
     has_decoder = args.decoder or (folder / "decoder").is_dir()
-    shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
-    walker = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
-    shown = dataclasses.replace(shown, strip=strip.imagine_walk(*walker, args.seed))
+
+    def walk() -> strip.Strip:
+        walker = LatentUM.from_pretrained(WORLD), PixelDecoder.from_pretrained(WORLD)
+        return strip.imagine_walk(*walker, args.seed)
+
+    with ThreadPoolExecutor(1) as pool:  # one traces its programs while the other's run
+        walked = pool.submit(walk)
+        shown = report.gather(model, args.seed, load_decoder(args) if has_decoder else None)
+        shown = dataclasses.replace(shown, strip=walked.result())
     path = report.write_page(shown, args.out, folder / "metrics.json")
     print(report.summary(shown))
     print(f"page in {path}")
