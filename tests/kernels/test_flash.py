@@ -122,4 +122,4 @@ def test_over_a_mesh_it_is_the_same():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=several)
     assert done.returncode == 0, done.stderr[-2000:]
     far = json.loads(done.stdout.splitlines()[-1])
-    assert len(far) == 16 and max(far) < 1e-4
+    assert len(far) == 16 and max(far) < 1e-5
