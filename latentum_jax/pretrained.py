@@ -185,7 +185,7 @@ class LatentUM:
         self,
         images: ImageLike | Sequence[ImageLike],
         *,
-        mode: Mode = "fine",
+        mode: Mode | Sequence[Mode] = "fine",
         prompt: str | None = None,
         max_steps: int = 16,
         max_text: int | None = None,
@@ -197,14 +197,18 @@ class LatentUM:
         """Reasons about each image in text and latent images until the model says it is done.
 
         `mode` picks the instruction the model was trained on: "fine", at most `max_steps` steps of
-        one move and one image, or "coarse", describe, draw the plan, answer. `prompt` says
-        something else instead. A step's text has at most `max_text` tokens. `by` puts a program of
-        `generate.ablations` in the place of the model's own way.
+        one move and one image, or "coarse", describe, draw the plan, answer; one for all images
+        or one for each. `prompt` says something else instead. A step's text has at most `max_text`
+        tokens. `by` puts a program of `generate.ablations` in the place of the model's own way.
         """
-        turn, limits = self.prompter.planning(mode, prompt, max_steps, max_text)
-        shown = embed_images(self.model, self.params, self.pixels(images, "bilinear"), False)
-        prompts, counts = [turn] * len(shown), [[1]] * len(shown)
-        rows = self._interleave(prompts, shown, counts, limits, text, codes, seeds, by)
+        listed = _listed(images)
+        modes = [mode] * len(listed) if isinstance(mode, str) else list(mode)
+        if len(modes) != len(listed):
+            raise ValueError(f"{len(modes)} modes for {len(listed)} images, expected as many")
+        turns = [self.prompter.planning(one, prompt, max_steps, max_text) for one in modes]
+        prompts, limits = zip(*turns, strict=True)
+        shown = embed_images(self.model, self.params, self.pixels(listed, "bilinear"), False)
+        rows = self._interleave(prompts, shown, [[1]] * len(shown), limits, text, codes, seeds, by)
         return [self.prompter.plan(*_said(rows, i)) for i in range(len(shown))]
 
     def steps_that_fit(self, max_text: int = STEP_TEXT) -> int:
@@ -282,7 +286,7 @@ class LatentUM:
         if len(asked) != len(counts):
             raise ValueError(f"{len(asked)} questions about {len(counts)} images, expected as many")
         prompts = [self.prompter.question(question) for question in asked]
-        limits = Limits(steps=1, images=0, text=max_new_tokens)
+        limits = [Limits(steps=1, images=0, text=max_new_tokens)] * len(asked)
         places = [[count] for count in counts]
         rows = self._interleave(prompts, shown, places, limits, sampling, GREEDY, seeds)
         return [self.prompter.text(_said(rows, i)[0]) for i in range(len(asked))]
@@ -292,13 +296,14 @@ class LatentUM:
         prompts: Sequence[str],
         shown: jax.Array,
         counts: Sequence[Sequence[int]],
-        limits: Limits,
+        limits: Sequence[Limits],
         text: Sampling,
         codes: Sampling,
         seeds: Sequence[int] | None,
         by: Interleaving | None = None,
     ) -> Rows:
-        room = limits.room(self.config.vision.num_tokens)
+        alike = len(set(limits)) == 1
+        room = [own.room(self.config.vision.num_tokens) for own in limits]
         embedded, lengths = self._embed(prompts, shown, counts, room)
         rows = (by or interleave)(
             self.model,
@@ -307,7 +312,7 @@ class LatentUM:
             lengths,
             row_seeds(seeds, len(prompts)),
             ids=self.ids,
-            limits=limits,
+            limits=limits[0] if alike else tuple(limits),
             text=text,
             codes=codes,
         )
@@ -318,7 +323,7 @@ class LatentUM:
         prompts: Sequence[str],
         shown: jax.Array,
         counts: Sequence[Sequence[int]],
-        room: int,
+        room: int | Sequence[int],
     ) -> tuple[jax.Array, jax.Array]:
         """Prompts [B T D] and their lengths; `counts` as in `_tokens`, a list for each row."""
         texts = [self.prompter.tokens(text, n) for text, n in zip(prompts, counts, strict=True)]

@@ -1,7 +1,10 @@
-"""Compiled programs are kept on disk: what one run has compiled, the next one reads."""
+"""Programs are kept on disk, and what tracing found: what one run has made, the next one reads."""
 
+import contextlib
 import functools
 import hashlib
+import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -10,6 +13,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from latentum_jax.files import write_json
 
 FOLDER, SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
@@ -22,7 +27,7 @@ def keep_programs() -> None:
     folder. A program that cannot be read is compiled and kept anew, with a warning.
     """
     folder = os.environ.setdefault(FOLDER, str(default_folder()))
-    os.environ.setdefault(SECONDS, "0.3")
+    os.environ.setdefault(SECONDS, "0.05")
     if folder:
         warnings.showwarning = functools.partial(_show, Path(folder), warnings.showwarning)
 
@@ -42,6 +47,35 @@ def default_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
     return Path(base) / "latentum_jax" / f"programs-{name}"
+
+
+def known(name: str, of: Any, find: Callable[[], Any]) -> Any:
+    """What `find()` returns, a JSON value that `of` and this library's code alone decide.
+
+    An earlier run's where programs are kept: tracing a model for the shapes of its parameters takes
+    longer than reading them.
+    """
+    if not kept_in():
+        return find()
+    made_by = hashlib.sha256(f"{_code()} {of!r}".encode()).hexdigest()[:32]
+    file = Path(kept_in()) / f"{name}-{made_by}.json"
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # none, or a damaged one
+        found = find()
+    with contextlib.suppress(OSError):  # a folder that takes nothing costs time alone
+        write_json(file, found)
+    return found
+
+
+@functools.cache
+def _code() -> str:
+    """Tells this library's code, and the libraries that trace it, from any other."""
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    versions = (importlib.metadata.version(name) for name in ("jax", "flax"))
+    return " ".join([code.hexdigest(), *versions])
 
 
 def _show(folder: Path, usual: Callable[..., None], message: Warning, *where: Any) -> None:

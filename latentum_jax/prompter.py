@@ -70,13 +70,17 @@ class Prompter:
         length = self.config.vision.num_tokens
         return self.tokenizer.encode(with_slots(prompt, [length * count for count in counts]))
 
-    def pad(self, texts: Sequence[Sequence[int]], room: int) -> tuple[jax.Array, jax.Array]:
+    def pad(
+        self, texts: Sequence[Sequence[int]], room: int | Sequence[int]
+    ) -> tuple[jax.Array, jax.Array]:
         """Rows of ids [B T], padded on the right, and their lengths [B].
 
-        Raises ValueError where the context has no room for the longest and `room` more.
+        Raises ValueError where the context has no room for a text and `room`, of all or of each,
+        more.
         """
         lengths = [len(text) for text in texts]
-        width = self.width(max(lengths), room)
+        rooms = [room] * len(texts) if isinstance(room, int) else room
+        width = max(self.width(*pair) for pair in zip(lengths, rooms, strict=True))
         tokens = np.full((len(texts), width), self.tokenizer.ids.pad, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             row[: len(text)] = text

@@ -51,7 +51,9 @@ class FakeModel(LatentUM):
 
     def plan(self, images, *, mode="fine", **options):
         self.calls.append((mode, len(images), options))
-        return [self._plan(self.shows[int(c)].maze, mode) for c in self.encode(images)[1].flat]
+        modes = [mode] * len(images) if isinstance(mode, str) else mode
+        shown = [self.shows[int(code)].maze for code in self.encode(images)[1].flat]
+        return [self._plan(*pair) for pair in zip(shown, modes, strict=True)]
 
     def _plan(self, maze: Maze, mode: str) -> Plan:
         moves = self.route(maze)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from latentum_jax.programs import default_folder, keep_programs
+from latentum_jax.programs import default_folder, keep_programs, known
 
 RUN = """
 from latentum_jax.programs import keep_programs
@@ -66,3 +66,25 @@ def test_where_they_are_kept(monkeypatch, tmp_path):
             patch.setattr("warnings.showwarning", lambda *args: None)
             keep_programs()
         assert os.environ["JAX_COMPILATION_CACHE_DIR"] == chosen
+
+
+def test_what_tracing_found_is_kept(monkeypatch, tmp_path):
+    """Breaks if a model's shapes are traced again in every run, or one model has another's,
+    or a damaged file or a folder that takes nothing stops the run."""
+    found = []
+
+    def find():
+        found.append(len(found))
+        return {"kernel": [len(found), 2]}
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    assert known("shapes", "one", find) == known("shapes", "one", find) == {"kernel": [1, 2]}
+    assert known("shapes", "other", find) == {"kernel": [2, 2]}
+    for file in tmp_path.iterdir():
+        file.write_text("junk")
+    assert known("shapes", "one", find) == known("shapes", "one", find) == {"kernel": [3, 2]}
+    (tmp_path / "file").touch()
+    for nowhere in ("", str(tmp_path / "file")):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", nowhere)
+        known("shapes", "one", find)
+    assert len(found) == 5

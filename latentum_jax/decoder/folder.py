@@ -10,9 +10,15 @@ from flax.traverse_util import unflatten_dict
 from latentum_jax.config import DecoderConfig
 from latentum_jax.decoder.pixel_decoder import PixelDecoder, probe
 from latentum_jax.files import whole_folder, write_json
-from latentum_jax.models.folder import Storage, open_params, read_config, write_params
+from latentum_jax.models.folder import (
+    Storage,
+    known_shapes,
+    open_params,
+    read_config,
+    write_params,
+)
 from latentum_jax.models.latentum import Params
-from latentum_jax.models.layers import axes_by_path, shapes_by_path
+from latentum_jax.models.layers import axes_by_path
 
 FORMAT = "latentum_jax-decoder-1"
 
@@ -66,7 +72,7 @@ def open_decoder_folder(path: str | Path) -> DecoderFolder:
 
 def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
-    return shapes_by_path(PixelDecoder(config).init, *probe(config))
+    return known_shapes(config, PixelDecoder(config).init, *probe(config))
 
 
 def decoder_axes(config: DecoderConfig) -> dict[str, tuple[str | None, ...]]:

@@ -30,6 +30,7 @@ from latentum_jax.data.frozenlake.mazes import (
     unique_mazes,
 )
 from latentum_jax.data.frozenlake.questions import Question, ask, caption, parse_caption
+from latentum_jax.eval.batches import padded_batches
 from latentum_jax.eval.frames import decode_frames, write_frames
 from latentum_jax.eval.strip import Strip
 from latentum_jax.eval.vsp import Mode, read_moves, step_limit
@@ -90,15 +91,17 @@ class Shown:
 
 
 def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> Shown:
-    """Lets the model work: one call of each kind, so that little is compiled.
+    """Lets the model work: one kind of call after another, so that little is
+    compiled.
 
     With a `decoder` everything imagined is drawn too.
     """
     mazes = [_maze(level, seed) for level in LEVELS]
     pictures = [draw(start_state(maze)) for maze in mazes]
     limit = step_limit(model, mazes)
-    plans = model.plan(pictures, max_steps=limit)
-    plans += model.plan(pictures[1:2], mode="coarse")
+    modes: list[Mode] = ["fine"] * len(mazes) + ["coarse"]
+    mazes.append(mazes[1])
+    plans = model.plan([*pictures, pictures[1]], mode=modes, max_steps=limit)
 
     state = advance(start_state(mazes[2]), shortest_path(mazes[2])[0])
     rng = np.random.default_rng(seed)
@@ -108,9 +111,7 @@ def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> S
     drawn = start_state(_maze(4, seed + 1))
     codes = model.generate(caption(drawn), guidance=GUIDANCE, sampling=PAPER, seeds=[seed])
     images = np.concatenate([*(plan.codes for plan in plans), codes])
-    said = iter(model.describe(images, DESCRIBE))
-    modes: list[Mode] = ["fine"] * len(mazes) + ["coarse"]
-    mazes.append(mazes[1])
+    said = iter(_described(model, images, len(asked)))
     of = [maze for maze, plan in zip(mazes, plans, strict=True) for _ in plan.codes]
     sizes = [(maze.level * TILE,) * 2 for maze in [*of, drawn.maze]]
     imagined = decode_frames(model, decoder, images, sizes, seed=seed) if decoder else []
@@ -127,6 +128,15 @@ def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> S
     ]
     pairs = tuple(zip(asked, answers, strict=True))
     return Shown(tuple(walks), state, pairs, drawn, next(said), next(pictures, None))
+
+
+def _described(model: LatentUM, images: np.ndarray, rows: int) -> list[str]:
+    """What the model says of latent images, so many at once as it was asked questions: the program
+    is that of its answers."""
+    said: list[str] = []
+    for batch, real in padded_batches(list(images), rows):
+        said += model.describe(np.stack(batch), DESCRIBE)[:real]
+    return said
 
 
 def write_page(shown: Shown, out: str | Path, metrics: str | Path) -> Path:

@@ -20,6 +20,7 @@ from latentum_jax.generate.rows import (
     Room,
     RowLimits,
     Rows,
+    for_each,
     goes_on,
     recache,
     settle,
@@ -109,11 +110,12 @@ def _begin(
     prompt: Float[Array, "B T D"],
     lengths: Int[Array, "B"],
     seeds: UInt[Array, "B"],
-    limits: Limits,
+    limits: Limits | tuple[Limits, ...],
 ) -> Rows:
     b, t, _ = prompt.shape
-    room = Room.of(t, [limits], model.config.vision.num_tokens)
-    return start(model, params, prompt, lengths, row_keys(seeds), RowLimits.of(limits, b), room)
+    each = for_each(limits, b)
+    room = Room.of(t, each, model.config.vision.num_tokens)
+    return start(model, params, prompt, lengths, row_keys(seeds), RowLimits.of(each), room)
 
 
 begin = jax.jit(_begin, static_argnames=("model", "limits"))

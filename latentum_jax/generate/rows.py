@@ -51,6 +51,11 @@ class Limits:
         return self.steps * self.text + self.images
 
 
+def for_each(limits: Limits | tuple[Limits, ...], rows: int) -> tuple[Limits, ...]:
+    """The limits of each row, where those of all may be given."""
+    return (limits,) * rows if isinstance(limits, Limits) else limits
+
+
 @dataclasses.dataclass(frozen=True)
 class Room:
     """What a row can hold: `slots` of its cache, `tokens` of text, `images` drawn."""
@@ -78,9 +83,9 @@ class RowLimits(struct.PyTreeNode):
     text: jax.Array
 
     @classmethod
-    def of(cls, limits: Limits, rows: int) -> "RowLimits":
-        """The same for all rows."""
-        return cls(*(jnp.full(rows, n) for n in (limits.steps, limits.images, limits.text)))
+    def of(cls, limits: Sequence[Limits]) -> "RowLimits":
+        """Those of each row."""
+        return cls(*map(jnp.asarray, zip(*map(dataclasses.astuple, limits), strict=True)))
 
 
 class Rows(struct.PyTreeNode):

@@ -10,9 +10,9 @@ from flax.traverse_util import unflatten_dict
 from latentum_jax.config import AlignerConfig
 from latentum_jax.files import whole_folder, write_json
 from latentum_jax.latentumm.aligner import Aligner, probe
-from latentum_jax.models.folder import open_params, read_config, write_params
+from latentum_jax.models.folder import known_shapes, open_params, read_config, write_params
 from latentum_jax.models.latentum import Params
-from latentum_jax.models.layers import axes_by_path, shapes_by_path
+from latentum_jax.models.layers import axes_by_path
 
 FORMAT = "latentum_jax-aligner-1"
 
@@ -54,7 +54,7 @@ def read_aligner_folder(path: str | Path) -> AlignerFolder:
 
 def expected_shapes(config: AlignerConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
-    return shapes_by_path(Aligner(config).init, *probe(config))
+    return known_shapes(config, Aligner(config).init, *probe(config))
 
 
 def aligner_axes(config: AlignerConfig) -> dict[str, tuple[str | None, ...]]:

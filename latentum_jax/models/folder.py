@@ -7,7 +7,7 @@ is written beside its place first and renamed once whole.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from latentum_jax.models.stored import (
     write_checkpoint,
     write_safetensors,
 )
+from latentum_jax.programs import known
 from latentum_jax.tokenizer import Tokenizer
 
 FORMAT = "latentum_jax-1"
@@ -176,7 +177,13 @@ def write_beside(folder: Path, beside: Mapping[str, bytes]) -> None:
 def expected_shapes(config: LatentUMConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by path, without making any."""
     side = config.vision.image_size
-    return shapes_by_path(LatentUM(config).init, jnp.zeros((1, side, side, 3)))
+    return known_shapes(config, LatentUM(config).init, jnp.zeros((1, side, side, 3)))
+
+
+def known_shapes(config: Any, init: Callable[..., Any], *args: Any) -> dict[str, tuple[int, ...]]:
+    """Those of a module that `config` decides, kept on disk (`programs.known`)."""
+    found = known("shapes", config, lambda: shapes_by_path(init, *args))
+    return {path: tuple(shape) for path, shape in found.items()}
 
 
 def model_axes(config: LatentUMConfig) -> dict[str, tuple[str | None, ...]]:

@@ -41,25 +41,29 @@ def ids(small, prompts):
     return SpecialIds(**{name: likely.get(name, 1 << 20) for name in names})
 
 
+def together(small, prompts, seeds, ids, limits):
+    """What each says and draws, of all in one batch."""
+    padded = np.zeros((len(prompts), WIDTH, prompts[0].shape[1]), np.float32)
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    rows = interleave(
+        small.model,
+        small.params,
+        jnp.asarray(padded),
+        jnp.asarray([len(prompt) for prompt in prompts]),
+        jnp.asarray(seeds, jnp.uint32),
+        ids=ids,
+        limits=limits,
+        **DRAWN,
+    )
+    tokens = [tuple(row[:n].tolist()) for row, n in zip(rows.tokens, rows.count, strict=True)]
+    codes = [np.asarray(row[:n]) for row, n in zip(rows.codes, rows.images, strict=True)]
+    return list(zip(tokens, codes, strict=True))
+
+
 def alone(small, prompts, ids, limits):
     """What each says and draws by itself, at seeds 0, 1, ..."""
-    found = []
-    for seed, prompt in enumerate(prompts):
-        padded = np.zeros((1, WIDTH, prompt.shape[1]), np.float32)
-        padded[0, : len(prompt)] = prompt
-        rows = interleave(
-            small.model,
-            small.params,
-            jnp.asarray(padded),
-            jnp.asarray([len(prompt)]),
-            jnp.asarray([seed], jnp.uint32),
-            ids=ids,
-            limits=limits,
-            **DRAWN,
-        )
-        tokens = tuple(rows.tokens[0, : int(rows.count[0])].tolist())
-        found.append((tokens, np.asarray(rows.codes[0, : int(rows.images[0])])))
-    return found
+    return [together(small, [p], [i], ids, limits)[0] for i, p in enumerate(prompts)]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,19 @@ def expected(small, prompts, ids):
 def server(small, ids):
     params = unstack_layers(small.params)
     return Engine(small.model, params, ids=ids, rows=ROWS, width=WIDTH, limits=[MOST], **DRAWN)
+
+
+def test_rows_of_one_batch_have_limits_of_their_own(small, ids, prompts, expected):
+    """Breaks if plans of two modes in one call stop where another's row does."""
+    fewer = Limits(steps=1, images=0, text=2)
+    limits = [MOST, fewer, MOST, MOST, fewer]
+    rows = together(small, prompts, range(len(prompts)), ids, tuple(limits))
+    for own, (tokens, codes), (most, drawn) in zip(limits, rows, expected, strict=True):
+        if own == fewer:  # no `<img>` stops what may not draw
+            assert len(tokens) == fewer.text and len(codes) == 0
+        else:
+            assert tokens == most
+            np.testing.assert_array_equal(codes, drawn)
 
 
 def test_requests_get_what_each_gets_alone(server, prompts, expected):

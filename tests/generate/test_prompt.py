@@ -122,6 +122,7 @@ def test_bad_input_is_refused_in_one_sentence(model):
         (lambda: model.answer(image, "<IMG_CONTEXT>?"), "stands for a feature of an image"),
         (lambda: model.answer(image, "?", max_tiles=0), "0 tiles of 56 pixels"),
         (lambda: model.answer([], "?", max_tiles=2), "no images"),
+        (lambda: model.plan([image], mode=["fine"] * 2), "2 modes for 1 images, expected as many"),
         (lambda: seen_whole.answer(image, "?", max_tiles=2), "max_tiles is 2, but this model sees"),
     ]:
         with pytest.raises(ValueError, match=message) as refused:
