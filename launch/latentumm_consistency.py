@@ -2,8 +2,8 @@
 
     python launch/latentumm_consistency.py RUNS [--seeds 3] [--steps 600] [--captions 80]
 
-For each seed three runs from the bundled model: `frozenlake_latentumm` as it is, with a tenth of
-its weights, and its stage replaced by `sft`, with the same batches, noise and steps. Then each is
+For each seed three runs from the bundled model: `frozenlake_latentumm` as it is, its terms ten
+times as heavy, and its stage replaced by `sft`: the same batches, noise and steps. Then each is
 measured by `latentum eval consistency` on captions of held-out mazes. What is done is not done
 again; at the end the table is written to docs/latentumm.md. With --only SEED-ARM it makes that run
 alone, so that several can go beside one another.
@@ -20,11 +20,11 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 LEVELS = "3,4"
 SEED = 1  # of the held-out mazes
-LIGHT = {"modal": 0.1, "task": 0.1, "preference": 0.01}
+HEAVY = {"modal": 1.0, "task": 1.0, "preference": 0.1}
 ARMS = {
     "without": ["--config.stage=sft"],
-    "tenth": [f"--config.alignment.{name}={weight}" for name, weight in LIGHT.items()],
     "with": [],
+    "tenfold": [f"--config.alignment.{name}={weight}" for name, weight in HEAVY.items()],
 }
 MEASURES = {
     "cosine": lambda r: r["cosine"]["mean"],
@@ -70,22 +70,23 @@ def table(start: dict, found: dict[str, list[dict]], args: argparse.Namespace) -
         "",
         f"`python launch/latentumm_consistency.py RUNS --seeds {args.seeds} --steps {args.steps} "
         f"--captions {args.captions}`: {args.steps} steps of `frozenlake_latentumm` from the "
-        "bundled model, with its terms, with a tenth of their weight and without (stage `sft`: "
+        "bundled model, with its terms, with ten times their weight and without (stage `sft`: "
         f"the same batches, noise and steps); measured on {start['captions']} captions of "
-        "held-out mazes of 3x3 and 4x4 by `latentum eval consistency`, drawn greedily with guidance 3. Mean over seeds ± standard "
-        "deviation; a gain is over `without`, of runs with the same seed.",
+        "held-out mazes of 3x3 and 4x4 by `latentum eval consistency`, drawn greedily with "
+        "guidance 3. Mean over seeds ± standard deviation; a gain is over `without`, of runs with "
+        "the same seed.",
         "",
-        "The terms weigh 1, 1 (modal, task) and 0.1 (preference), a hundred times what is "
+        "The terms weigh 0.1, 0.1 (modal, task) and 0.01 (preference), ten times what is "
         "published, and z_v is of the image as it is read back; there is no target, as in the "
         "published data.",
         "",
-        "| measure | bundled | without | a tenth | gain | whole weight | gain |",
+        "| measure | bundled | without | with | gain | tenfold | gain |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, read in MEASURES.items():
         arms = {arm: np.array([read(r) for r in runs]) for arm, runs in found.items()}
-        without, tenth, whole = (arms[arm] for arm in ARMS)
-        cells = [without, tenth, tenth - without, whole, whole - without]
+        without, given, tenfold = (arms[arm] for arm in ARMS)
+        cells = [without, given, given - without, tenfold, tenfold - without]
         told = [f"{x.mean():.3f} ± {x.std(ddof=1):.3f}" for x in cells]
         lines.append(f"| {name} | {read(start):.3f} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--captions", type=int, default=80)
-    parser.add_argument("--only", metavar="SEED-ARM", help="such as 0-tenth: no table is written")
+    parser.add_argument("--only", metavar="SEED-ARM", help="such as 0-with: no table is written")
     args = parser.parse_args()
     runs = args.runs.resolve()
     if args.only:
