@@ -71,22 +71,22 @@ class Prompter:
         return self.tokenizer.encode(with_slots(prompt, [length * count for count in counts]))
 
     def pad(
-        self, texts: Sequence[Sequence[int]], room: int | Sequence[int]
+        self, texts: Sequence[Sequence[int]], room: int | Sequence[int], to: int = PROMPT_STEP
     ) -> tuple[jax.Array, jax.Array]:
-        """Rows of ids [B T], padded on the right, and their lengths [B].
+        """Rows of ids [B T], padded on the right to a multiple of `to`, and their lengths [B].
 
         Raises ValueError where the context has no room for a text and `room`, of all or of each,
         more.
         """
         lengths = [len(text) for text in texts]
         rooms = [room] * len(texts) if isinstance(room, int) else room
-        width = max(self.width(*pair) for pair in zip(lengths, rooms, strict=True))
+        width = max(self.width(*pair, to) for pair in zip(lengths, rooms, strict=True))
         tokens = np.full((len(texts), width), self.tokenizer.ids.pad, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             row[: len(text)] = text
         return jnp.asarray(tokens), jnp.asarray(lengths, jnp.int32)
 
-    def width(self, longest: int, room: int) -> int:
+    def width(self, longest: int, room: int, to: int = PROMPT_STEP) -> int:
         """What prompts of at most `longest` tokens are padded to. Raises ValueError as `pad`."""
         most = self.config.language.max_positions
         if longest + room > most:
@@ -94,7 +94,7 @@ class Prompter:
                 f"the prompt has {longest} tokens and {room} more are asked for, "
                 f"the context has {most}"
             )
-        return -(-longest // PROMPT_STEP) * PROMPT_STEP
+        return -(-longest // to) * to
 
     def text(self, said: Sequence[int]) -> str:
         """An answer's words."""

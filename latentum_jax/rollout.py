@@ -106,7 +106,8 @@ def _latent(
         for step in range(steps)
         for row in actions
     ]
-    tokens, lengths = model.prompter.pad(asked, model.config.vision.num_tokens)
+    # Actions take about as many words each time, and what is padded is computed at every step.
+    tokens, lengths = model.prompter.pad(asked, model.config.vision.num_tokens, to=8)
     codes = imagine(
         model.model,
         model.params,

@@ -61,16 +61,19 @@ def draw_token(
     sampling: Sampling,
     guidance: float = 1.0,
     scored: bool = False,
+    filled: bool = False,
 ) -> tuple[Int[Array, "B C"], Float[Array, "B C"] | None, Float[Array, "R 1 D"], Caches]:
     """The codes of the visual token behind x, the embedded `<img>` or the token before, which the
     generation branch puts into the caches at `position`, and their scores (see `sample_codes`);
     and the embedding of the new one.
 
     R is B rows, or 2B under guidance (see `sample_codes`). A row whose position is outside its
-    cache leaves it alone, and its codes mean nothing.
+    cache leaves it alone, and its codes mean nothing. `filled`: the caches hold most of what they
+    can.
     """
     bound = model.bind({"params": params})
-    stream = Stream({"gen": Placement.causal(position[:, None])})
+    held = "most" if filled else "some"
+    stream = Stream({"gen": Placement.causal(position[:, None])}, held=held)
     hidden, caches = bound.hidden({"gen": x}, stream, caches)
     base = hidden["gen"][:, 0]
     codes, scores = sample_codes(model, params, base, keys, sampling, guidance, scored)
@@ -137,7 +140,7 @@ def prefill(
     caches = empty_caches(model.config.language, rows, total, model.dtype)
     places = jnp.arange(width)[None]
     where = jnp.where(places < lengths[:, None], places, total)
-    stream = Stream({"und": Placement.causal(where)})
+    stream = Stream({"und": Placement.causal(where)}, held="nothing")
     _, caches = bound.hidden({"und": prompt}, stream, caches)
     return caches, bound.embed(jnp.full((rows, 1), ids.img))
 
@@ -170,7 +173,9 @@ def draw(
         x, caches = carry
         at = position + index
         token_keys = fold(keys, at[: len(seeds)])
-        drawn = draw_token(model, params, caches, x, at, token_keys, sampling, guidance, scored)
+        drawn = draw_token(
+            model, params, caches, x, at, token_keys, sampling, guidance, scored, filled=True
+        )
         codes, scores, x, caches = drawn
         return (x, caches), (codes, scores)
 

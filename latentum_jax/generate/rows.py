@@ -12,6 +12,7 @@ few were served: most rows go first, the others wait for company, though not for
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def start(
     caches = empty_caches(model.config.language, b, room.slots, model.dtype)
     places = jnp.arange(t)[None]
     where = jnp.where(places < lengths[:, None], places, room.slots)
-    hidden, caches = understand(model, params, prompt, where, caches)
+    hidden, caches = understand(model, params, prompt, where, caches, "nothing")
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     zero = jnp.zeros(b, jnp.int32)
     drawn = (b, room.images, vision.num_tokens, count)
@@ -212,10 +213,16 @@ def when(wanted: Bool[Array, ""], change: Callable[[Rows], Rows], rows: Rows) ->
 
 
 def understand(
-    model: LatentUM, params: Params, x: Array, position: Array, caches: Caches
+    model: LatentUM,
+    params: Params,
+    x: Array,
+    position: Array,
+    caches: Caches,
+    held: Literal["nothing", "some"] = "some",
 ) -> tuple[Array, Caches]:
-    """Tokens [B T D] through the understanding branch, into the caches at `position` [B T]."""
-    stream = Stream({"und": Placement.causal(position)})
+    """Tokens [B T D] through the understanding branch, into the caches at `position` [B T],
+    which hold `held` (`Stream`)."""
+    stream = Stream({"und": Placement.causal(position)}, held=held)
     hidden, caches = model.bind({"params": params}).hidden({"und": x}, stream, caches)
     return hidden["und"], caches
 

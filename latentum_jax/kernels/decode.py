@@ -28,14 +28,17 @@ def decode_attention(
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     lengths: Int[Array, "B"],
+    *,
+    filled: bool = False,
 ) -> Float[Array, "B N H"]:
     """Softmax attention of q, which is scaled already, over the first `lengths` slots of its row.
 
-    Scores and softmax are in fp32. A row of length 0 gives zeros.
+    Scores and softmax are in fp32. A row of length 0 gives zeros. `filled`: most slots are.
     """
     h, slots = q.shape[-1], k.shape[2]
     fits = slots >= SMALLEST and h >= 16 and pl.next_power_of_2(h) == h
-    return dispatch(decode_kernel, decode_twin, q, k, v, lengths, fits=fits)
+    twin = functools.partial(decode_twin, filled=filled)
+    return dispatch(decode_kernel, twin, q, k, v, lengths, fits=fits)
 
 
 def decode_twin(
@@ -43,10 +46,15 @@ def decode_twin(
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     lengths: Int[Array, "B"],
+    *,
+    filled: bool = False,
 ) -> Float[Array, "B N H"]:
-    """`decode_attention` in plain JAX, block after block of slots up to the longest row's end."""
+    """`decode_attention` in plain JAX, block after block of slots up to the longest row's end.
+
+    A block is copied out before it is read: a cache that is `filled` is read whole, in its place.
+    """
     b, slots = len(q), k.shape[2]
-    size = min(slots, max(TWIN_SMALLEST, TWIN // b))
+    size = slots if filled else min(slots, max(TWIN_SMALLEST, TWIN // b))
     q, q_at = q[:, :, None], Placement.causal(lengths[:, None] - 1)
 
     def block(i: Array, before: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -135,7 +135,12 @@ def _scores(
 ) -> tuple[Float[Array, "B K G T S"], Bool[Array, "B 1 1 T S"]]:
     b, n, t, h = q.shape
     grouped = q.reshape(b, k.shape[1], n // k.shape[1], t, h)
-    scores = jnp.einsum("bkgth,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    if t == 1:
+        # A CPU's library for products copies the right operand: that should not be the keys.
+        turned = jnp.einsum("bksh,bkgth->bksgt", k, grouped, preferred_element_type=jnp.float32)
+        scores = jnp.moveaxis(jax.lax.optimization_barrier(turned), 2, -1)
+    else:
+        scores = jnp.einsum("bkgth,bksh->bkgts", grouped, k, preferred_element_type=jnp.float32)
     seen = visible(q_at, k_at)[:, None, None]
     return jnp.where(seen, scores, MASKED), seen
 

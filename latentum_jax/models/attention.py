@@ -9,6 +9,8 @@ from latentum_jax.kernels.decode import decode_attention
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.sharding import constrain
 
+PARTS, SMALLEST = 4, 64  # of queries in order at most, and how many are in one at least
+
 
 def attend(
     q: Float[Array, "B T N H"],
@@ -37,18 +39,40 @@ def attend_cache(
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     position: Int[Array, "B T"],
+    *,
+    filled: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Attention over a cache whose slot s holds position s: a token sees those up to its own.
 
-    What tokens outside their cache are given means nothing.
+    `filled`: most of the cache is, so that reading it all at once costs least. What tokens outside
+    their cache are given means nothing.
     """
     b, t, slots = *q.shape[:2], k.shape[2]
     q = _scaled(q)
     if t == 1:
         lengths = jnp.where(position[:, 0] < slots, position[:, 0] + 1, 0)
-        return decode_attention(q[:, 0], k, v, lengths)[:, None]
+        return decode_attention(q[:, 0], k, v, lengths, filled=filled)[:, None]
     k_at = Placement.causal(jnp.broadcast_to(jnp.arange(slots), (b, slots)))
     return _attend(q.swapaxes(1, 2), k, v, Placement.causal(position), k_at).swapaxes(1, 2)
+
+
+def attend_in_order(
+    q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"]
+) -> Float[Array, "B T N H"]:
+    """Causal attention of tokens that come in their order, padding last.
+
+    Where no kernel skips what is masked, queries go in `PARTS`, each over the keys up to its end.
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (_scaled(q), k, v))
+    b, _, t, _ = q.shape
+    at = jnp.broadcast_to(jnp.arange(t), (b, t))
+    size = t if flash.fits(q, k) else max(SMALLEST, -(-t // PARTS))
+    made = []
+    for start in range(0, t, size):
+        end = min(start + size, t)
+        queries, keys = Placement.causal(at[:, start:end]), Placement.causal(at[:, :end])
+        made.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], queries, keys))
+    return jnp.concatenate(made, axis=2).swapaxes(1, 2)
 
 
 def _attend(

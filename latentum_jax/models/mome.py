@@ -6,6 +6,7 @@ operation and its KV cache are shared.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import LanguageConfig
 from latentum_jax.kernels.placement import Placement
-from latentum_jax.models.attention import attend, attend_cache
+from latentum_jax.models.attention import attend, attend_cache, attend_in_order
 from latentum_jax.models.layers import (
     Dtype,
     Remat,
@@ -41,12 +42,15 @@ class Stream(struct.PyTreeNode):
 
     `sees` states what the masks imply, so that whole tiles of attention are never computed:
     UND_BLIND where no understanding token looks at a token being generated (training, section 3.3).
+    `held` is what the caches hold: "nothing" yet (tokens of one branch, in their order and padding
+    last, then see each other alone), "some", or "most" of what they can.
     """
 
     at: dict[str, Placement]
     sees: tuple[tuple[str, tuple[str, ...]], ...] = struct.field(
         pytree_node=False, default=SEES_ALL
     )
+    held: Literal["nothing", "some", "most"] = struct.field(pytree_node=False, default="some")
 
 
 class KVCache(struct.PyTreeNode):
@@ -165,9 +169,13 @@ class MoMELayer(nn.Module):
         self, qkv: dict[str, tuple[Array, ...]], stream: Stream, cache: KVCache | None
     ) -> dict[str, jax.Array]:
         out = {}
-        for name, (q, _, _) in qkv.items():
+        for name, (q, k, v) in qkv.items():
+            if stream.held == "nothing":
+                out[name] = attend_in_order(q, k, v)
+                continue
             if cache is not None:
-                out[name] = attend_cache(q, cache.k, cache.v, stream.at[name].position)
+                at, filled = stream.at[name].position, stream.held == "most"
+                out[name] = attend_cache(q, cache.k, cache.v, at, filled=filled)
                 continue
             seen = [other for other in dict(stream.sees)[name] if other in qkv]
             k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)

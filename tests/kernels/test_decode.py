@@ -41,7 +41,8 @@ def test_over_what_is_filled(lengths):
     behind = jnp.arange(300)[:, None] >= jnp.asarray(lengths)[:, None, None, None]
     k, v = (jnp.where(behind, 1e4, x) for x in (k, v))
     expected = attend(q, k, v, lengths)
-    for run in (decode_twin, lambda *args: decode_kernel(HERE, *args)):
+    whole = functools.partial(decode_twin, filled=True)
+    for run in (decode_twin, whole, lambda *args: decode_kernel(HERE, *args)):
         np.testing.assert_allclose(run(q, k, v, jnp.asarray(lengths)), expected, atol=1e-5)
 
 

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 
 from latentum_jax.kernels.placement import Placement, visible
-from latentum_jax.models.attention import attend
+from latentum_jax.models.attention import attend, attend_in_order
 from latentum_jax.train.stages.sequence import generation_placement
 from tests import published
 
@@ -55,22 +56,34 @@ def random_qkv(seed=0, t=5, s=7):
     return draw(2, t, 4, 8), draw(2, s, 2, 8), draw(2, s, 2, 8)
 
 
+def by_torch(q, k, v, **options):
+    """Heads are torch's second axis; a key head there is for each query head."""
+    to_torch = lambda x, n=1: torch.tensor(np.array(x)).transpose(1, 2).repeat_interleave(n, 1)  # noqa: E731
+    made = torch.nn.functional.scaled_dot_product_attention(
+        to_torch(q), to_torch(k, 2), to_torch(v, 2), **options
+    )
+    return made.transpose(1, 2)
+
+
 def test_grouped_heads_equal_torch():
     """Query head n reads key head n // (N/K); scale and softmax are torch's."""
     q, k, v = random_qkv()
     q_at = Placement.causal(jnp.broadcast_to(jnp.arange(2, 7), (2, 5)))
     k_at = Placement.causal(jnp.broadcast_to(jnp.arange(7), (2, 7)))
     mask = np.array(visible(q_at, k_at))
-    to_torch = lambda x: torch.tensor(np.array(x)).transpose(1, 2)  # noqa: E731
     for placed in (True, False):
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            to_torch(q),
-            to_torch(k).repeat_interleave(2, dim=1),
-            to_torch(v).repeat_interleave(2, dim=1),
-            attn_mask=torch.tensor(mask)[:, None] if placed else None,
-        )
+        expected = by_torch(q, k, v, attn_mask=torch.tensor(mask)[:, None] if placed else None)
         got = attend(q, k, v, q_at, k_at) if placed else attend(q, k, v)
-        np.testing.assert_allclose(got, expected.transpose(1, 2), atol=1e-5)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 5, 64, 150, 300])
+def test_tokens_in_their_order_equal_torch(t):
+    """Of 150 tokens there are three parts, the last of them short, of 300 four. Breaks if a part
+    sees tokens behind it, or not all before."""
+    q, k, v = random_qkv(t=t, s=t)
+    expected = by_torch(q, k, v, is_causal=True)
+    np.testing.assert_allclose(attend_in_order(q, k, v), expected, atol=1e-5)
 
 
 def test_queries_that_see_nothing_give_zeros():

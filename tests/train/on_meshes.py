@@ -24,7 +24,7 @@ from latentum_jax.sharding import make_mesh  # noqa: E402
 from latentum_jax.train import loop  # noqa: E402
 from latentum_jax.train import start as begin  # noqa: E402
 from tests.models_on_disk import write_random_model  # noqa: E402
-from tests.train.small_recipes import config_of, watched  # noqa: E402
+from tests.train.small_recipes import METRIC, config_of, watched  # noqa: E402
 
 MESHES = {
     "one": {},
@@ -34,8 +34,7 @@ MESHES = {
 
 
 def losses(config, sizes, folder):
-    """Of every step on a mesh of the first devices; of `grpo`, whose loss is about 0 where a batch
-    is learnt from once, how sure the policy was of what it did."""
+    """Of every step on a mesh of the first devices, or what `METRIC` has instead."""
     count = 1
     for size in sizes.values():
         count *= size
@@ -44,8 +43,7 @@ def losses(config, sizes, folder):
     with mock.patch.object(loop, "make_mesh", some):
         loop.train_stage(config, folder, start_of)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    name = "nats" if config.stage == "grpo" else "loss"
-    return [json.loads(line)[name] for line in lines]
+    return [json.loads(line)[METRIC.get(config.stage, "loss")] for line in lines]
 
 
 def resumed(stage, model, folder):

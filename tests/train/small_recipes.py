@@ -2,11 +2,16 @@
 
 import json
 import time
+from pathlib import Path
 
+import numpy as np
+
+from latentum_jax.config import AlignerConfig
 from latentum_jax.configs import frozenlake_decoder, frozenlake_tiny
 from latentum_jax.configs.frozenlake_tiny import bucket
+from latentum_jax.data.embeddings import write_side
 from latentum_jax.train.data import open_feed
-from latentum_jax.train.recipe import stage_config
+from latentum_jax.train.recipe import load_config, stage_config
 from tests.models_on_disk import random_model
 from tests.rl import small_grpo
 from tests.small import DECODER
@@ -20,8 +25,14 @@ BUCKETS = {
 }
 
 
+ALIGNERS = {"align": "latentumm_align", "align_dynamics": "latentumm_dynamics"}
+METRIC = {"grpo": "nats"}  # of what is compared; its loss is about 0 where all is learnt from once
+
+
 def config_of(stage, model):
-    """20 steps of a stage, every weight held in fp32."""
+    """20 steps of a stage, every weight held in fp32; beside `model`, a folder, may come data."""
+    if stage in ALIGNERS:
+        return aligner_config_of(ALIGNERS[stage], Path(model).parent / "pairs")
     if stage == "grpo":
         config = small_grpo.config_of(init_from=model, data__rows=16)
     elif stage in BUCKETS:
@@ -35,6 +46,19 @@ def config_of(stage, model):
         config.decoder.update(DECODER.to_dict())
         config.latentum, config.data.rows = model, 8
     config.model.update(random_model().config.to_dict())
+    config.steps, config.checkpoint_every = 20, 20
+    return config
+
+
+def aligner_config_of(name, pairs):
+    """20 steps of a stage of LatentUMM's aligner, on pairs of noise."""
+    config, tiny = load_config(name, {}), AlignerConfig.tiny()
+    config.aligner.update(tiny.to_dict())
+    rng, ids = np.random.default_rng(0), [f"s{i}" for i in range(40)]
+    for side, width in (("text", tiny.text_dim), ("image", tiny.image_dim)):
+        if not (pairs / f"{side}.npz").is_file():
+            write_side(pairs / f"{side}.npz", ids, rng.standard_normal((len(ids), width)))
+    config.data.path, config.data.rows = str(pairs), 8
     config.steps, config.checkpoint_every = 20, 20
     return config
 

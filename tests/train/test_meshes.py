@@ -26,7 +26,10 @@ def on_meshes(*args):
         "mome",
         *(  # minutes, and the same loop, mesh and losses' sums
             pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("vlm", "mbaq", "sft", "grpo", "latentumm", "vae", "pixel_decoder")
+            for stage in (
+                *("vlm", "mbaq", "sft", "grpo", "latentumm", "vae", "pixel_decoder"),
+                *("align", "align_dynamics"),
+            )
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from latentum_jax.train.hosts import connect
 from tests.models_on_disk import write_random_model
-from tests.train.small_recipes import BUCKETS, metrics_of, wait_for_a_step
+from tests.train.small_recipes import ALIGNERS, BUCKETS, METRIC, metrics_of, wait_for_a_step
 
 ROOT = Path(__file__).parents[2]
 KILLS = 8
@@ -40,8 +40,8 @@ def environment():
     return {**os.environ, "NPROC": "32"}  # as in on_meshes
 
 
-def losses(folder, name):
-    return [line["loss"] for line in metrics_of(folder / name)]
+def losses(folder, name, metric="loss"):
+    return [line[metric] for line in metrics_of(folder / name)]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ MESHES = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("stage", [*BUCKETS, "vae", "pixel_decoder"])
+@pytest.mark.parametrize("stage", [*BUCKETS, "grpo", "vae", "pixel_decoder", *ALIGNERS])
 def test_two_processes_of_four_devices_are_one_device(stage, tmp_path):
     """20 steps of every stage in fp32. Breaks if a sum misses the other process, or rows, random
     numbers or parts of a parameter are not those that one device has."""
@@ -81,7 +81,8 @@ def test_two_processes_of_four_devices_are_one_device(stage, tmp_path):
         "from tests.train.small_recipes import config_of\n"
         f"get_config = lambda: config_of({stage!r}, {str(model)!r})\n"
     )
-    own = (f"--config={recipe}", f"--config.init_from={model if stage in BUCKETS else ''}")
+    begins = stage in BUCKETS or stage == "grpo"  # the others from nothing
+    own = (f"--config={recipe}", f"--config.init_from={model if begins else ''}")
 
     def trained(name, processes, devices, sizes):
         mesh = {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1} | sizes
@@ -89,7 +90,7 @@ def test_two_processes_of_four_devices_are_one_device(stage, tmp_path):
         workdir = f"--workdir={tmp_path / name}"
         status, said = run(tmp_path, processes, devices, *own, *options, workdir)
         assert status == 0, said[-3000:]
-        return losses(tmp_path, name)
+        return losses(tmp_path, name, METRIC.get(stage, "loss"))
 
     one = trained("one", 1, 1, {})
     assert len(one) == 20 and np.ptp(one) > 0.05
