@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from latentum_jax.eval.runs import model_settings, run_in
 from latentum_jax.miniature.spread import Values, spread
 from latentum_jax.pixel_decoder import PixelDecoder
@@ -96,12 +98,15 @@ def measure(part: Part, checkpoint: str, sizes: Sizes, seeds: Sequence[int], out
             began = time.perf_counter()
             values = part.measure(given, seed)
             took = time.perf_counter() - began
-            run.add([{"key": str(seed), "values": values, "seconds": round(took, 1)}])
+            device = jax.devices()[0].device_kind
+            told = {"seconds": round(took, 1), "device": device}
+            run.add([{"key": str(seed), "values": values, **told}])
         done = {key: run.done[key] for key in sorted(run.done, key=int)}
         values = [item["values"] for item in done.values()]
         results = {
             "seeds": {key: item["values"] for key, item in done.items()},
             "spread": spread(values),
             "seconds": round(sum(item["seconds"] for item in done.values()), 1),
+            "devices": sorted({item["device"] for item in done.values()}),
         }
         run.finish(results, part.tell(values, results["spread"]).text)

@@ -64,7 +64,7 @@ def _section(part: Part, section: Section, results: Mapping[str, Any]) -> str:
         section.text,
         *(f"![{part.title}](miniature/{part.name}{name}.svg)\n" for name in section.charts),
         f"`{part.name}` of `{results['checkpoint']}`: {sizes}; seeds {seeds}; "
-        f"{results['seconds'] / 60:.1f} minutes.",
+        f"{results['seconds'] / 60:.1f} minutes on {', '.join(results['devices'])}.",
         "",
     ]
     return "\n".join(lines)
