@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -91,10 +92,9 @@ class Shown:
 
 
 def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> Shown:
-    """Lets the model work: one kind of call after another, so that little is
-    compiled.
+    """Lets the model work: few kinds of calls, so that little is compiled.
 
-    With a `decoder` everything imagined is drawn too.
+    With a `decoder` everything imagined is drawn too, while the model answers.
     """
     mazes = [_maze(level, seed) for level in LEVELS]
     pictures = [draw(start_state(maze)) for maze in mazes]
@@ -103,19 +103,20 @@ def gather(model: LatentUM, seed: int, decoder: PixelDecoder | None = None) -> S
     mazes.append(mazes[1])
     plans = model.plan([*pictures, pictures[1]], mode=modes, max_steps=limit)
 
-    state = advance(start_state(mazes[2]), shortest_path(mazes[2])[0])
-    rng = np.random.default_rng(seed)
-    asked = [ask(kind, state, rng) for kind in ASKED]
-    answers = model.answer([draw(state)] * len(asked), [turn.question for turn in asked])
-
     drawn = start_state(_maze(4, seed + 1))
     codes = model.generate(caption(drawn), guidance=GUIDANCE, sampling=PAPER, seeds=[seed])
     images = np.concatenate([*(plan.codes for plan in plans), codes])
-    said = iter(_described(model, images, len(asked)))
     of = [maze for maze, plan in zip(mazes, plans, strict=True) for _ in plan.codes]
     sizes = [(maze.level * TILE,) * 2 for maze in [*of, drawn.maze]]
-    imagined = decode_frames(model, decoder, images, sizes, seed=seed) if decoder else []
-    pictures = iter(imagined)
+    state = advance(start_state(mazes[2]), shortest_path(mazes[2])[0])
+    rng = np.random.default_rng(seed)
+    asked = [ask(kind, state, rng) for kind in ASKED]
+    with ThreadPoolExecutor(1) as pool:
+        given = (model, decoder, images, sizes)
+        decoding = pool.submit(decode_frames, *given, seed=seed) if decoder else None
+        answers = model.answer([draw(state)] * len(asked), [turn.question for turn in asked])
+        said = iter(_described(model, images, len(asked)))
+    pictures = iter(decoding.result() if decoding else ())
     walks = [
         Walk(
             maze,
