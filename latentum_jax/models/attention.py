@@ -59,20 +59,25 @@ def attend_cache(
 def attend_in_order(
     q: Float[Array, "B T N H"], k: Float[Array, "B T K H"], v: Float[Array, "B T K H"]
 ) -> Float[Array, "B T N H"]:
-    """Causal attention of tokens that come in their order, padding last.
-
-    Where no kernel skips what is masked, queries go in `PARTS`, each over the keys up to its end.
-    """
+    """Causal attention of tokens that come in their order, padding last, without a kernel: queries
+    go in `PARTS`, each over the keys up to its end."""
     q, k, v = (x.swapaxes(1, 2) for x in (_scaled(q), k, v))
     b, _, t, _ = q.shape
     at = jnp.broadcast_to(jnp.arange(t), (b, t))
-    size = t if flash.fits(q, k) else max(SMALLEST, -(-t // PARTS))
+    size = max(SMALLEST, -(-t // PARTS))
     made = []
     for start in range(0, t, size):
         end = min(start + size, t)
         queries, keys = Placement.causal(at[:, start:end]), Placement.causal(at[:, :end])
-        made.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], queries, keys))
+        seen = k[:, :, :end], v[:, :, :end]
+        made.append(flash.forward_twin(q[:, :, start:end], *seen, queries, keys)[0])
     return jnp.concatenate(made, axis=2).swapaxes(1, 2)
+
+
+def skips_masked(q: Float[Array, "B T N H"], keys: Float[Array, "B K S H"]) -> bool:
+    """Whether there is a kernel for these sizes, which computes nothing that is masked: an empty
+    cache is then as good as the tokens alone, and keys need not be held beside it."""
+    return flash.fits(q.swapaxes(1, 2), keys)
 
 
 def _attend(

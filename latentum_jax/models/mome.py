@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import LanguageConfig
 from latentum_jax.kernels.placement import Placement
-from latentum_jax.models.attention import attend, attend_cache, attend_in_order
+from latentum_jax.models.attention import attend, attend_cache, attend_in_order, skips_masked
 from latentum_jax.models.layers import (
     Dtype,
     Remat,
@@ -170,7 +170,7 @@ class MoMELayer(nn.Module):
     ) -> dict[str, jax.Array]:
         out = {}
         for name, (q, k, v) in qkv.items():
-            if stream.held == "nothing":
+            if cache is not None and stream.held == "nothing" and not skips_masked(q, cache.k):
                 out[name] = attend_in_order(q, k, v)
                 continue
             if cache is not None:
