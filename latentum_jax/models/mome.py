@@ -170,10 +170,10 @@ class MoMELayer(nn.Module):
     ) -> dict[str, jax.Array]:
         out = {}
         for name, (q, k, v) in qkv.items():
-            if cache is not None and stream.held == "nothing" and not skips_masked(q, cache.k):
-                out[name] = attend_in_order(q, k, v)
-                continue
             if cache is not None:
+                if stream.held == "nothing" and not skips_masked(q, cache.k):
+                    out[name] = attend_in_order(q, k, v)
+                    continue
                 at, filled = stream.at[name].position, stream.held == "most"
                 out[name] = attend_cache(q, cache.k, cache.v, at, filled=filled)
                 continue
