@@ -80,10 +80,14 @@ def test_rollout_through_a_reference_decoder(model, actions):
         np.testing.assert_array_equal(again, codes[row, 1:])
 
 
-def test_latent_rollout_is_one_step_after_another(model, actions):
+@pytest.mark.parametrize("cores", [1, 2])
+def test_latent_rollout_is_one_step_after_another(model, actions, monkeypatch, cores):
     """Against frames drawn one at a time, each row alone. Breaks if the window slides the wrong way
     in the one program, a drawn frame enters it as anything but visual_projector(z_q), a row reads
-    another's frames or seeds, or the last action is not told."""
+    another's frames or seeds, the last action is not told, or two cores, with two rows for each,
+    change places or forget that the fourth is none."""
+    monkeypatch.setattr("latentum_jax.rollout.GROUP", 1)
+    monkeypatch.setattr("latentum_jax.rollout.os.cpu_count", lambda: cores)
     frames, asked = (
         [FRAMES, FRAMES[::-1], FRAMES],
         [actions, actions[::-1], actions[:4] + ["go on"]],
