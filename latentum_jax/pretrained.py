@@ -48,7 +48,8 @@ class LatentUM:
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
         self.rounded = weights is not None
-        self.params = net.hold(folder.params, dtype, weights)
+        params = net.hold(folder.params, dtype, weights)
+        self.params = net.look_codes_up(self.model, params) if net.held_turned() else params
 
     @classmethod
     def from_pretrained(

@@ -29,7 +29,13 @@ from latentum_jax.generate.prompt import encode_images
 from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, Params, held_turned, unstack_layers
+from latentum_jax.models.latentum import (
+    LatentUM,
+    Params,
+    held_turned,
+    look_codes_up,
+    unstack_layers,
+)
 from latentum_jax.models.layers import Dtype
 from latentum_jax.tokenizer import SpecialIds
 
@@ -160,8 +166,10 @@ def _parts(
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
     params = random_params(expected_shapes(config), dtype)
-    params = unstack_layers(params, weights=weights, turned=held_turned())
-    yield functools.partial(_model_jobs, LatentUM(config, dtype), params)
+    model, turned = LatentUM(config, dtype), held_turned()
+    params = unstack_layers(params, weights=weights, turned=turned)
+    params = look_codes_up(model, params) if turned else params
+    yield functools.partial(_model_jobs, model, params)
     del params
     if size in DECODERS and "decode" in paths:
         decoder = DECODERS[size]

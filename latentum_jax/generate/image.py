@@ -10,6 +10,7 @@ from latentum_jax.generate.sampling import Sampling, fold, log_prob, row_keys, s
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.models.mome import Caches, Stream, empty_caches
+from latentum_jax.models.vision_head import Shown
 from latentum_jax.tokenizer import SpecialIds
 
 
@@ -33,8 +34,8 @@ def sample_codes(
     guided = guidance > 1
 
     def step(
-        carry: tuple[Array, Caches], index: Int[Array, ""]
-    ) -> tuple[tuple[Array, Caches], tuple[Array, Array | None]]:
+        carry: tuple[Shown, Caches], index: Int[Array, ""]
+    ) -> tuple[tuple[Shown, Caches], tuple[Array, Array | None]]:
         x, caches = carry
         logits, caches = head.step(x, index, caches)
         if guided:
@@ -43,10 +44,10 @@ def sample_codes(
         code = sample(fold(keys, index), logits, sampling)
         score = log_prob(logits, code, sampling.temperature) if scored else None
         shown = jnp.concatenate([code, code]) if guided else code
-        return (head.embed_code(shown, index).astype(x.dtype), caches), (code, score)
+        return (head.follow(shown, index), caches), (code, score)
 
     count = model.config.quantizer.num_codebooks
-    start = (hidden, head.empty_caches(hidden.shape[0]))
+    start = (head.begin(hidden), head.empty_caches(hidden.shape[0]))
     _, (codes, scores) = jax.lax.scan(step, start, jnp.arange(count))
     return codes.T, None if scores is None else scores.T
 

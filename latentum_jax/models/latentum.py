@@ -17,7 +17,7 @@ from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded, Turned
 from latentum_jax.models.mome import Caches, LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.stored import on_device
-from latentum_jax.models.vision_head import VisionHead
+from latentum_jax.models.vision_head import AHEAD, VisionHead
 
 Params = Mapping[str, Any]
 DECODED = ("language", "head")  # parts whose layers run for one token at a time
@@ -85,6 +85,10 @@ class LatentUM(nn.Module):
         """Vision head, teacher-forced."""
         return self.head(hidden, codes)
 
+    def codes_ahead(self) -> Float[Array, "C V 3 N H"]:
+        """What the vision head can look up (see `VisionHead.ahead`)."""
+        return self.head.ahead()
+
     def __call__(self, pixels: Float[Array, "B P P 3"]) -> Float[Array, "B L C V"]:
         """Touches every weight once: the door that makes parameters."""
         features = self.vision(pixels)
@@ -146,6 +150,13 @@ def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
     return {name: _held(name, part, kinds[name], weights, turned) for name, part in params.items()}
 
 
+def look_codes_up(model: LatentUM, params: Params) -> Params:
+    """Parameters of which nothing will be trained any more, `unstack_layers`, with what the vision
+    head can then look up instead of multiplying it out."""
+    made = jax.jit(lambda p: model.apply({"params": p}, method="codes_ahead"))(params)
+    return {**params, "head": {**params["head"], AHEAD: made}}
+
+
 def held_turned() -> bool:
     """Whether kernels are held `Turned` here, on a CPU."""
     return jax.default_backend() == "cpu"
@@ -174,6 +185,7 @@ def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stac
     """The way back: parameters as they are trained and stored."""
 
     def of(part: Params) -> Params:
+        part = {name: value for name, value in part.items() if name != AHEAD}
         return {**part, "layers": jax.tree.map(lambda *parts: join(parts), *part["layers"])}
 
     leaf = lambda x: isinstance(x, Turned)  # noqa: E731

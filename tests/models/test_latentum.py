@@ -12,6 +12,7 @@ from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import (
     hold,
     init_params,
+    look_codes_up,
     matching,
     path_of,
     stack_layers,
@@ -20,6 +21,7 @@ from latentum_jax.models.latentum import (
 )
 from latentum_jax.models.layers import Rounded, Turned
 from latentum_jax.models.stored import Lazy
+from latentum_jax.models.vision_head import AHEAD
 from tests.small import SMALL
 
 
@@ -91,9 +93,13 @@ def test_layers_one_by_one(small, turned):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_stacking_undoes_unstacking(small, turned):
-    """Breaks if what was loaded to run is saved with layers lost, mixed, turned or rounded."""
+    """Breaks if what was loaded to run is saved with layers lost, mixed, turned or rounded, or with
+    what was computed from them."""
     unstacked = unstack_layers(small.params, turned=turned)
-    jax.tree.map(np.testing.assert_array_equal, stack_layers(unstacked), dict(small.params))
+    looked_up = look_codes_up(small.model, unstacked)
+    assert looked_up["head"][AHEAD].shape[:2] == small.params["head"]["embeddings"].shape[:2]
+    for params in (unstacked, looked_up):
+        jax.tree.map(np.testing.assert_array_equal, stack_layers(params), dict(small.params))
     lazy = stack_layers(unstacked, Lazy.stack)["language"]["layers"]["gen"]["q_proj"]["kernel"]
     expected = small.params["language"]["layers"]["gen"]["q_proj"]["kernel"]
     assert lazy.shape == expected.shape and lazy.stacked

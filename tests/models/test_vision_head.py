@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from latentum_jax.models.vision_head import VisionHead
+from latentum_jax.models.latentum import unstack_layers
+from latentum_jax.models.vision_head import AHEAD, VisionHead
 from tests import published
 
 
@@ -23,24 +24,33 @@ def test_teacher_forced(golden):
     np.testing.assert_allclose(chosen, golden["log_prob"], atol=1e-4)
 
 
-def test_cached_steps_draw_the_same_codes(golden):
-    """A step that reads another slot or position draws another picture."""
+@pytest.mark.parametrize("ahead", [False, True])
+def test_cached_steps_draw_the_same_codes(golden, ahead):
+    """A step that reads another slot or position draws another picture, and one that looks up what
+    the first layer makes of a code, where it is that of another code or place."""
     config = published.config()
     head = VisionHead(config.head, config.quantizer, config.language.hidden_size)
-    variables = {"params": published.params()["head"]}
+    params = unstack_layers(published.params())["head"]
+    if ahead:
+        params = {**params, AHEAD: head.apply({"params": params}, method="ahead")}
+        first, *others = params["layers"]  # whose kernel is for the hidden state alone
+        qkv = {"kernel": jnp.zeros_like(first["qkv"]["kernel"])}
+        spoilt = {"params": {**params, "layers": ({**first, "qkv": qkv}, *others)}}
+    variables = {"params": params}
 
     @jax.jit
-    def step(x, index, cache):
+    def step(variables, x, index, cache):
         logits, cache = head.apply(variables, x, index, cache, method="step")
         code = jnp.argmax(logits, -1)
-        return code, head.apply(variables, code, index, method="embed_code"), logits, cache
+        return code, head.apply(variables, code, index, method="follow"), logits, cache
 
-    x = jnp.asarray(golden["base"][:, 0])
-    cache = head.bind(variables).empty_caches(len(x))
+    x = head.apply(variables, jnp.asarray(golden["base"][:, 0]), method="begin")
+    cache = head.bind(variables).empty_caches(8)
     codes, logps = [], []
     for index in range(config.quantizer.num_codebooks):
-        code, x, logits, cache = step(x, jnp.array(index), cache)
+        code, x, logits, cache = step(variables, x, jnp.array(index), cache)
         codes.append(code)
+        variables = spoilt if ahead else variables
         logps.append(jax.nn.log_softmax(logits).max(-1))
     np.testing.assert_array_equal(np.stack(codes, 1), golden["greedy_cfg1"])
     np.testing.assert_allclose(np.stack(logps, 1), golden["greedy_logps"], atol=1e-4)
