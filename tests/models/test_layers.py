@@ -161,11 +161,11 @@ def test_a_turned_kernel_is_the_left_operand_of_few_rows(shape, product):
 
 
 def test_weights_in_8_bits_by_hand():
-    """int8: the largest of a column becomes 127; 1 of 2 is 63.5, which goes to the even 64. fp8
+    """int8: the largest of an output becomes 127; 1 of 2 is 63.5, which goes to the even 64. fp8
     keeps what is a power of two away from the largest, 448."""
     kernel = jnp.asarray([[2.0, -4.0], [1.0, 0.5]])
     rounded = Rounded.of(kernel, "int8")
-    np.testing.assert_array_equal(rounded.values, [[127, -127], [64, 16]])
+    np.testing.assert_array_equal(rounded.values, [[127, 64], [-127, 16]])
     np.testing.assert_allclose(rounded.scale, [2 / 127, 4 / 127])
     x = jnp.asarray([[1.0, 10.0]])
     expected = [[2 + 10 * 64 * 2 / 127, -4 + 10 * 16 * 4 / 127]]
