@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from latentum_jax.convert.published import open_model, write_published
+from latentum_jax.cores import side_by_side
 from latentum_jax.data.navigation import words
 from latentum_jax.files import BUNDLED
 from latentum_jax.generate.image import generate
@@ -261,17 +262,12 @@ class LatentUM:
         seeds: Sequence[int] | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same after token ids or embeddings, see `generate.image.generate`."""
-        made = generate(
-            self.model,
-            self.params,
-            prompt,
-            lengths,
-            row_seeds(seeds, len(prompt)),
-            ids=self.ids,
-            sampling=sampling,
-            guidance=guidance,
-        )
-        return jax.device_get(made)
+
+        def drawn(*rows: Any) -> tuple[np.ndarray, np.ndarray]:
+            kinds = {"ids": self.ids, "sampling": sampling, "guidance": guidance}
+            return jax.device_get(generate(self.model, self.params, *rows, **kinds))
+
+        return side_by_side(drawn, prompt, lengths, row_seeds(seeds, len(prompt)))
 
     def _answer(
         self,
@@ -306,18 +302,22 @@ class LatentUM:
         alike = len(set(limits)) == 1
         room = [own.room(self.config.vision.num_tokens) for own in limits]
         embedded, lengths = self._embed(prompts, shown, counts, room)
-        rows = (by or interleave)(
-            self.model,
-            self.params,
-            embedded,
-            lengths,
-            row_seeds(seeds, len(prompts)),
-            ids=self.ids,
-            limits=limits[0] if alike else tuple(limits),
-            text=text,
-            codes=codes,
-        )
-        return jax.device_get(rows.replace(caches=None, keys=None, logits=None))
+
+        def reasoned(*given: Any) -> Rows:
+            rows = (by or interleave)(
+                self.model,
+                self.params,
+                *given,
+                ids=self.ids,
+                limits=limits[0] if alike else tuple(limits),
+                text=text,
+                codes=codes,
+            )
+            return jax.device_get(rows.replace(caches=None, keys=None, logits=None))
+
+        # Limits are part of a program: rows of several kinds of them would be several programs.
+        given = embedded, lengths, row_seeds(seeds, len(prompts))
+        return side_by_side(reasoned, *given, apart=alike)
 
     def _embed(
         self,

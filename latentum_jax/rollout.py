@@ -4,15 +4,13 @@ Either the published recurrence, in which every predicted frame is decoded, and 
 window of context as a picture of 8 bits; or the fully latent one, in which its codes are.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from latentum_jax.cores import side_by_side
 from latentum_jax.data.navigation.words import Action, prompt
 from latentum_jax.generate.imagine import imagine
 from latentum_jax.generate.prompt import embed_images
@@ -21,7 +19,6 @@ from latentum_jax.images import ImageLike
 from latentum_jax.pretrained import LatentUM
 from latentum_jax.tokenizer import user_turn
 
-GROUP = 16  # rows at least that a processor's core gets of a latent rollout
 Decode = Callable[..., np.ndarray]
 Rows = Sequence[Sequence[ImageLike]]
 Actions = Sequence[Sequence[Action | str]]
@@ -121,24 +118,9 @@ def _latent(
         codes = imagine(
             model.model, model.params, shown, own_rows, *asked, ids=model.ids, sampling=sampling
         )
-        return np.asarray(codes)
+        return np.asarray(codes).swapaxes(0, 1)
 
-    groups = _groups(rows)
-    with ThreadPoolExecutor(len(groups)) as threads:
-        made = np.concatenate(list(threads.map(imagined, groups)), axis=1)
-    return made[:, :rows].swapaxes(0, 1)
-
-
-def _groups(rows: int) -> list[np.ndarray]:
-    """Rows in groups of one size, the last row again where one is not full.
-
-    A CPU's cores wait for one another in each of a small model's products for as long as they
-    multiply: two of them are 1.5 times as fast where each has half of the rows to itself.
-    """
-    cores = os.cpu_count() if jax.default_backend() == "cpu" else 1
-    count = max(1, min(cores or 1, rows // GROUP))
-    size = -(-rows // count)
-    return np.split(np.minimum(np.arange(count * size), rows - 1), count)
+    return side_by_side(imagined, np.arange(rows))
 
 
 def _through_pixels(

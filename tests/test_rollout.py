@@ -86,8 +86,8 @@ def test_latent_rollout_is_one_step_after_another(model, actions, monkeypatch, c
     in the one program, a drawn frame enters it as anything but visual_projector(z_q), a row reads
     another's frames or seeds, the last action is not told, or two cores, with two rows for each,
     change places or forget that the fourth is none."""
-    monkeypatch.setattr("latentum_jax.rollout.GROUP", 1)
-    monkeypatch.setattr("latentum_jax.rollout.os.cpu_count", lambda: cores)
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 1)
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: cores)
     frames, asked = (
         [FRAMES, FRAMES[::-1], FRAMES],
         [actions, actions[::-1], actions[:4] + ["go on"]],
