@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FEWEST = (
-    8  # rows of a core: with fewer, all that large weights cost is to read them, which it shares
-)
+FEWEST = 8  # rows of a core: fewer wait for weights, which cores together read once
 Made = TypeVar("Made")
 
 
@@ -29,6 +27,7 @@ def side_by_side(run: Callable[..., Made], *given: Any, apart: bool = True) -> M
     if count == 1:
         return run(*given)
     size = -(-rows // count)
+    count = -(-rows // size)
     groups = np.split(np.minimum(np.arange(count * size), rows - 1), count)
 
     def own(x: Any, group: np.ndarray) -> Any:

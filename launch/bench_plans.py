@@ -30,7 +30,7 @@ from latentum_jax.generate.prompt import embed_images
 from latentum_jax.generate.rows import Limits
 from latentum_jax.images import see
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import LatentUM, held_turned, unstack_layers
+from latentum_jax.models.latentum import LatentUM, unstack_here
 from latentum_jax.pretrained import LatentUM as Pretrained
 from latentum_jax.tokenizer import SpecialIds
 
@@ -72,11 +72,8 @@ def random(size: str, mazes: list[Maze]) -> Work:
     limits = [Limits(n, n, 1) for n in (len(shortest_path(maze)) for maze in mazes)]
     config = SIZES[size]
     model = LatentUM(config, jnp.float32)
-    params = unstack_layers(
-        random_params(expected_shapes(config), model.dtype),
-        turned=held_turned(),
-    )
-    params = img_alone(params)
+    params = random_params(expected_shapes(config), model.dtype)
+    params = img_alone(unstack_here(model, params))
     pixels = np.stack([see(draw(start_state(maze)), config.vision) for maze in mazes])
     prompts = np.asarray(embed_images(model, params, jnp.asarray(pixels), False))
     ids = dataclasses.replace(SpecialIds(*[NEVER] * 6), img=0, img_end=1)

@@ -35,6 +35,14 @@ def test_each_core_has_its_rows(two_cores):
     assert "".join(made["told"][0]) == "ABCDE" and sizes == [3, 3]
 
 
+def test_no_core_has_none_of_the_rows(two_cores, monkeypatch):
+    """Breaks if padding fills a group of its own: five rows for four cores are two, two and one."""
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 4)
+    calls = []
+    made = side_by_side(lambda x: calls.append(x.tolist()) or x, np.arange(5))
+    assert sorted(calls) == [[0, 1], [2, 3], [4, 4]] and made.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_rows_that_stay_together(two_cores, monkeypatch):
     """Breaks if what is one program anyway is copied, or a core gets too few rows."""
     given = np.arange(5)

@@ -29,13 +29,7 @@ from latentum_jax.generate.prompt import encode_images
 from latentum_jax.generate.rows import Limits, Rows
 from latentum_jax.generate.sampling import GREEDY
 from latentum_jax.models.folder import expected_shapes
-from latentum_jax.models.latentum import (
-    LatentUM,
-    Params,
-    held_turned,
-    look_codes_up,
-    unstack_layers,
-)
+from latentum_jax.models.latentum import LatentUM, Params, unstack_here
 from latentum_jax.models.layers import Dtype
 from latentum_jax.tokenizer import SpecialIds
 
@@ -166,9 +160,8 @@ def _parts(
     """What makes the jobs of a batch, for one set of weights after another: none holds two."""
     config = SIZES[size]
     params = random_params(expected_shapes(config), dtype)
-    model, turned = LatentUM(config, dtype), held_turned()
-    params = unstack_layers(params, weights=weights, turned=turned)
-    params = look_codes_up(model, params) if turned else params
+    model = LatentUM(config, dtype)
+    params = unstack_here(model, params, weights)
     yield functools.partial(_model_jobs, model, params)
     del params
     if size in DECODERS and "decode" in paths:

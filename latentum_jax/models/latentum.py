@@ -150,9 +150,17 @@ def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
     return {name: _held(name, part, kinds[name], weights, turned) for name, part in params.items()}
 
 
+def unstack_here(model: LatentUM, params: Params, weights: str | None = None) -> Params:
+    """`unstack_layers` and `look_codes_up` as they are of use on this machine."""
+    turned = held_turned()
+    params = unstack_layers(params, weights=weights, turned=turned)
+    return look_codes_up(model, params) if turned else params
+
+
 def look_codes_up(model: LatentUM, params: Params) -> Params:
     """Parameters of which nothing will be trained any more, `unstack_layers`, with what the vision
-    head can then look up instead of multiplying it out."""
+    head can then look up instead of multiplying it out (on a CPU; of an image's time an H100 would
+    save 1.4%, for 0.25 GB)."""
     made = jax.jit(lambda p: model.apply({"params": p}, method="codes_ahead"))(params)
     return {**params, "head": {**params["head"], AHEAD: made}}
 
