@@ -12,6 +12,7 @@ from PIL import Image
 
 from latentum_jax.config import DecoderConfig
 from latentum_jax.convert.decoder import open_decoder, write_published_decoder
+from latentum_jax.cores import side_by_side
 from latentum_jax.decoder import pixel_decoder as net
 from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
 from latentum_jax.files import BUNDLED
@@ -92,18 +93,22 @@ class PixelDecoder:
         if height % unit or width % unit or min(height, width) < unit:
             raise ValueError(f"size is {height} x {width}, expected multiples of {unit}")
         shape = (height // c.vae.factor, width // c.vae.factor, c.mmdit.latent_channels)
-        seeds = row_seeds(seeds, len(z_q))
         frames = self._frames(references or (), (height, width))
-        latents = net.sample_latents(
-            self.model,
-            self.params,
-            z_q,
-            _noise(seeds, 0, shape),
-            _encode(self.model, self.params, frames, seeds, shape) if len(frames) else None,
-            steps=steps,
-            guidance=guidance if guidance > 1 else None,
-        )
-        return np.asarray(net.to_uint8(_pixels(self.model, self.params, latents)))
+
+        def drawn(z_q: jax.Array, seeds: jax.Array) -> np.ndarray:
+            latents = net.sample_latents(
+                self.model,
+                self.params,
+                z_q,
+                _noise(seeds, 0, shape),
+                _encode(self.model, self.params, frames, seeds, shape) if len(frames) else None,
+                steps=steps,
+                guidance=guidance if guidance > 1 else None,
+            )
+            return np.asarray(net.to_uint8(_pixels(self.model, self.params, latents)))
+
+        # A picture has hundreds of tokens that go through the weights together.
+        return side_by_side(drawn, z_q, row_seeds(seeds, len(z_q)), fewest=1)
 
     def _frames(self, references: Sequence[ImageLike], size: tuple[int, int]) -> np.ndarray:
         """Reference frames in [-1, 1], [F height width 3]."""
