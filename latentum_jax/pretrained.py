@@ -50,7 +50,7 @@ class LatentUM:
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
         self.rounded = weights is not None
         params = net.hold(folder.params, dtype, weights)
-        self.params = net.look_codes_up(self.model, params) if net.held_turned() else params
+        self.params = net.look_codes_up(self.model, params) if net.looks_codes_up() else params
 
     @classmethod
     def from_pretrained(

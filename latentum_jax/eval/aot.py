@@ -123,7 +123,7 @@ def programs(
     """The programs of text to image with guidance, of an answer, of a plan, and of encoding and
     decoding."""
     given = functools.partial(_given, sharding=SingleDeviceSharding(device))
-    layout = functools.partial(unstack_layers, weights=weights)
+    layout = functools.partial(unstack_layers, weights=weights, platform=device.platform)
     params = given(_parameters(expected_shapes(config), dtype, layout))
     model, rows, visual = LatentUM(config, dtype), 2 * batch, config.vision.num_tokens
     ids = dataclasses.replace(SpecialIds(*[NEVER] * 6), img=1, pad=0)

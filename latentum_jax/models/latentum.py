@@ -21,6 +21,7 @@ from latentum_jax.models.vision_head import AHEAD, VisionHead
 
 Params = Mapping[str, Any]
 DECODED = ("language", "head")  # parts whose layers run for one token at a time
+TURNED = ("cpu", "tpu")  # platforms whose programs want kernels [out, in]
 RUN_OFTEN = ("head", "visual_projector")  # and those of which all does
 
 
@@ -133,28 +134,29 @@ def start_generation_branch(params: Params) -> Params:
     return {**params, "language": language, "visual_projector": projector}
 
 
-def unstack_layers(params: Params, *, weights: str | None = None, turned: bool = False) -> Params:
+def unstack_layers(
+    params: Params, *, weights: str | None = None, platform: str | None = None
+) -> Params:
     """Parameters as decoding wants them: of `DECODED` a tuple with one tree a layer.
 
-    With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`. Where they are
-    `turned`, for a CPU, the others that `RUN_OFTEN` has become `Turned`.
+    With `weights` "int8" or "fp8" the kernels of these layers become `Rounded`. The others, and
+    those that `RUN_OFTEN` has, become `Turned` where the `platform` is one of `TURNED`.
     """
-    return {name: _held(name, part, None, weights, turned) for name, part in params.items()}
+    return {name: _held(name, part, None, weights, platform) for name, part in params.items()}
 
 
 def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
-    """Stored parameters as they are held for running: `unstack_layers`, turned on a CPU, and all
-    else in `dtype` but for the quantizer's, which stay in fp32. Read a part at a time."""
-    turned = held_turned()
+    """Stored parameters as they are held for running here: `unstack_layers`, and all else in
+    `dtype` but for the quantizer's, which stay in fp32. Read a part at a time."""
+    here = jax.default_backend()
     kinds = {name: "float32" if name == "quantizer" else dtype for name in params}
-    return {name: _held(name, part, kinds[name], weights, turned) for name, part in params.items()}
+    return {name: _held(name, part, kinds[name], weights, here) for name, part in params.items()}
 
 
 def unstack_here(model: LatentUM, params: Params, weights: str | None = None) -> Params:
     """`unstack_layers` and `look_codes_up` as they are of use on this machine."""
-    turned = held_turned()
-    params = unstack_layers(params, weights=weights, turned=turned)
-    return look_codes_up(model, params) if turned else params
+    params = unstack_layers(params, weights=weights, platform=jax.default_backend())
+    return look_codes_up(model, params) if looks_codes_up() else params
 
 
 def look_codes_up(model: LatentUM, params: Params) -> Params:
@@ -165,28 +167,30 @@ def look_codes_up(model: LatentUM, params: Params) -> Params:
     return {**params, "head": {**params["head"], AHEAD: made}}
 
 
-def held_turned() -> bool:
-    """Whether kernels are held `Turned` here, on a CPU."""
+def looks_codes_up() -> bool:
+    """Whether `look_codes_up` is of use here, on a CPU."""
     return jax.default_backend() == "cpu"
 
 
-def _held(name: str, part: Params, dtype: str | None, weights: str | None, turned: bool) -> Params:
-    def read(x: Any, index: Any, weights: str | None, turned: bool) -> Any:
+def _held(
+    name: str, part: Params, dtype: str | None, weights: str | None, platform: str | None
+) -> Params:
+    def read(x: Any, index: Any, weights: str | None, platform: str | None) -> Any:
         value = on_device(x[index], dtype)
         if value.ndim != 2:
             return value
         if weights:
             return Rounded.of(value, weights)
-        return Turned.of(value) if turned else value
+        return Turned.of(value, platform) if platform in TURNED else value
 
     part, layers = dict(part), {}
     if name in DECODED:
         stack = part.pop("layers")
         count = jax.tree.leaves(stack)[0].shape[0]
-        one = lambda i: jax.tree.map(lambda x: read(x, i, weights, turned), stack)  # noqa: E731
+        one = lambda i: jax.tree.map(lambda x: read(x, i, weights, platform), stack)  # noqa: E731
         layers = {"layers": tuple(one(i) for i in range(count))}
-    turned = turned and name in RUN_OFTEN
-    return {**jax.tree.map(lambda x: read(x, ..., None, turned), part), **layers}
+    platform = platform if name in RUN_OFTEN else None
+    return {**jax.tree.map(lambda x: read(x, ..., None, platform), part), **layers}
 
 
 def stack_layers(params: Params, join: Callable[[Sequence[Any]], Any] = jnp.stack) -> Params:

@@ -51,20 +51,25 @@ class Rounded(struct.PyTreeNode):
 
 
 class Turned(struct.PyTreeNode):
-    """A kernel held as `values` [out, in], which is how a CPU multiplies few rows best.
+    """A kernel held as `values` [out, in], as programs for a CPU and for a TPU want it.
 
-    XLA's library for products on a CPU copies the right operand into an order of its own each time:
-    x [few in] kernel would have it copy the kernel, kernel^T x^T copies the rows of x. Of 8 rows
-    and kernels of 4 MB that is 75 to 100 GFLOP/s instead of 35 to 45 on two AVX2 cores. Of `MANY`
-    the copy of the kernel is the smaller one: from 512 on 135 to 160 instead of 78 to 109.
+    For a TPU XLA lays many kernels [in, out] anew before it decodes: 1.3 GB of a full-size model's.
+    For a CPU, with `few`, it is how few rows are multiplied best: XLA's library for products there
+    copies the right operand into an order of its own each time. x [few in] kernel would have it
+    copy the kernel, kernel^T x^T copies the rows of x. Of 8 rows and kernels of 4 MB that is 75 to
+    100 GFLOP/s instead of 35 to 45 on two AVX2 cores. Of `MANY` the copy of the kernel is the
+    smaller one: from 512 on 135 to 160 instead of 78 to 109.
     """
 
     values: jax.Array
+    few: bool = struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, kernel: jax.Array) -> "Turned":
-        """Of a kernel [in, out] that lies on a CPU."""
-        return cls(jnp.asarray(np.ascontiguousarray(np.asarray(kernel).T)))
+    def of(cls, kernel: jax.Array, platform: str) -> "Turned":
+        """Of a kernel [in, out], for programs on "cpu" or "tpu"."""
+        if platform == "cpu":  # not by jax, to which each size would be a program
+            return cls(jnp.asarray(np.ascontiguousarray(np.asarray(kernel).T)), few=True)
+        return cls(kernel.T, few=False)
 
     @property
     def kernel(self) -> np.ndarray:
@@ -74,7 +79,7 @@ class Turned(struct.PyTreeNode):
     def dot(self, x: jax.Array) -> jax.Array:
         """x times the kernel."""
         values, rows = self.values.astype(x.dtype), x.reshape(-1, x.shape[-1])
-        if len(rows) >= MANY:
+        if not self.few or len(rows) >= MANY:
             return jnp.einsum("...i,oi->...o", x, values)
         made = jnp.dot(values, rows.T)
         # Without this XLA folds the transposition into the product, and turns that back.

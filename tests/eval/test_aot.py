@@ -83,6 +83,20 @@ def test_8_bits_halve_what_a_visual_token_reads():
 
 
 @compiles
+def test_a_tpu_lays_no_kernel_anew():
+    """A layer of each part, as wide as published. Breaks if kernels lie otherwise than a TPU's
+    compiler wants them: of these it would turn 78 MB before the first visual token."""
+    full = LatentUMConfig()
+    parts = {name: getattr(full, name) for name in ("vision", "language", "head")}
+    one = {name: dataclasses.replace(part, num_layers=1) for name, part in parts.items()}
+    config = dataclasses.replace(full, **one)
+    (device,) = describe("v5e")
+    made = aot.programs(config, None, jnp.dtype("bfloat16"), 1, device)
+    (program,) = [program for program in made if program.name == "generate"]
+    assert program.compile("v5e").memory_analysis().temp_size_in_bytes < 10e6
+
+
+@compiles
 def test_it_compiles_again_without_a_word(tmp_path, recwarn):
     """Breaks if a program for a device that is not here is kept on disk, where the next run would
     take it for a damaged one."""

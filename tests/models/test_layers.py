@@ -151,7 +151,8 @@ def test_a_turned_kernel_is_the_left_operand_of_few_rows(shape, product):
     and nobody would notice."""
     linear = torch.nn.Linear(16, 48, bias=False)
     x = torch.randn(*shape, 16)
-    turned, rows = Turned.of(jnp.asarray(linear.weight.detach().numpy()).T), jnp.asarray(x.numpy())
+    kernel, rows = jnp.asarray(linear.weight.detach().numpy()).T, jnp.asarray(x.numpy())
+    turned = Turned.of(kernel, "cpu")
     np.testing.assert_array_equal(turned.values, linear.weight.detach())
     np.testing.assert_allclose(turned.dot(rows), linear(x).detach(), atol=1e-6)
     np.testing.assert_array_equal(turned.kernel, linear.weight.detach().T)
