@@ -49,8 +49,7 @@ class LatentUM:
         self.beside = folder.beside
         self.model = net.LatentUM(folder.config, jnp.dtype(dtype))
         self.rounded = weights is not None
-        params = net.hold(folder.params, dtype, weights)
-        self.params = net.look_codes_up(self.model, params) if net.looks_codes_up() else params
+        self.params = net.ready(self.model, net.hold(folder.params, dtype, weights))
 
     @classmethod
     def from_pretrained(

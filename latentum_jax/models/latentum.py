@@ -155,8 +155,12 @@ def hold(params: Params, dtype: str, weights: str | None = None) -> Params:
 
 def unstack_here(model: LatentUM, params: Params, weights: str | None = None) -> Params:
     """`unstack_layers` and `look_codes_up` as they are of use on this machine."""
-    params = unstack_layers(params, weights=weights, platform=jax.default_backend())
-    return look_codes_up(model, params) if looks_codes_up() else params
+    return ready(model, unstack_layers(params, weights=weights, platform=jax.default_backend()))
+
+
+def ready(model: LatentUM, params: Params) -> Params:
+    """What `hold` gives, on a CPU with what `look_codes_up` adds."""
+    return look_codes_up(model, params) if jax.default_backend() == "cpu" else params
 
 
 def look_codes_up(model: LatentUM, params: Params) -> Params:
@@ -165,11 +169,6 @@ def look_codes_up(model: LatentUM, params: Params) -> Params:
     save 1.4%, for 0.25 GB)."""
     made = jax.jit(lambda p: model.apply({"params": p}, method="codes_ahead"))(params)
     return {**params, "head": {**params["head"], AHEAD: made}}
-
-
-def looks_codes_up() -> bool:
-    """Whether `look_codes_up` is of use here, on a CPU."""
-    return jax.default_backend() == "cpu"
 
 
 def _held(
