@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Int, UInt
 
 from latentum_jax.generate.sampling import Sampling, fold, log_prob, row_keys, sample
 from latentum_jax.kernels.placement import Placement
-from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.mome import Caches, Stream, empty_caches
+from latentum_jax.models.caches import Caches
+from latentum_jax.models.latentum import LatentUM, Params, cache_kind
+from latentum_jax.models.mome import Stream, empty_caches
 from latentum_jax.models.vision_head import Shown
 from latentum_jax.tokenizer import SpecialIds
 
@@ -47,7 +48,7 @@ def sample_codes(
         return (head.follow(shown, index), caches), (code, score)
 
     count = model.config.quantizer.num_codebooks
-    start = (head.begin(hidden), head.empty_caches(hidden.shape[0]))
+    start = (head.begin(hidden), head.empty_caches(hidden.shape[0], cache_kind(params)))
     _, (codes, scores) = jax.lax.scan(step, start, jnp.arange(count))
     return codes.T, None if scores is None else scores.T
 
@@ -138,9 +139,9 @@ def prefill(
         lengths = jnp.concatenate([lengths, lengths])
     rows, width, _ = prompt.shape
     total = width + model.config.vision.num_tokens
-    caches = empty_caches(model.config.language, rows, total, model.dtype)
+    caches = empty_caches(model.config.language, rows, total, model.dtype, cache_kind(params))
     places = jnp.arange(width)[None]
-    where = jnp.where(places < lengths[:, None], places, total)
+    where = jnp.where(places < lengths[:, None], places, caches[0].length)
     stream = Stream({"und": Placement.causal(where)}, held="nothing")
     _, caches = bound.hidden({"und": prompt}, stream, caches)
     return caches, bound.embed(jnp.full((rows, 1), ids.img))

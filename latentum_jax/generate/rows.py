@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 from latentum_jax.generate.image import draw_token
 from latentum_jax.generate.sampling import Sampling, fold, log_prob, sample
 from latentum_jax.kernels.placement import Placement
-from latentum_jax.models.latentum import LatentUM, Params
-from latentum_jax.models.mome import Caches, Stream, empty_caches
+from latentum_jax.models.caches import Caches
+from latentum_jax.models.latentum import LatentUM, Params, cache_kind
+from latentum_jax.models.mome import Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds
 
 TEXT, IMAGE, RECACHE, DONE = 0, 1, 2, 3
@@ -124,9 +125,10 @@ def start(
     likely each token and code was."""
     b, t, d = prompt.shape
     vision, count = model.config.vision, model.config.quantizer.num_codebooks
-    caches = empty_caches(model.config.language, b, room.slots, model.dtype)
+    kind = cache_kind(params)
+    caches = empty_caches(model.config.language, b, room.slots, model.dtype, kind)
     places = jnp.arange(t)[None]
-    where = jnp.where(places < lengths[:, None], places, room.slots)
+    where = jnp.where(places < lengths[:, None], places, caches[0].length)
     hidden, caches = understand(model, params, prompt, where, caches, "nothing")
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     zero = jnp.zeros(b, jnp.int32)

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.kernels.placement import Placement
+from latentum_jax.models.caches import Cache, Caches, KVCache, SegmentedCache
 from latentum_jax.models.internvit import InternViT, Mlp1
 from latentum_jax.models.layers import MLP, Dtype, Remat, Rounded, Turned
-from latentum_jax.models.mome import Caches, LanguageModel, Stream
+from latentum_jax.models.mome import LanguageModel, Stream
 from latentum_jax.models.quantizer import MBAQ, Quantized
 from latentum_jax.models.stored import on_device
 from latentum_jax.models.vision_head import AHEAD, VisionHead
@@ -169,6 +170,13 @@ def look_codes_up(model: LatentUM, params: Params) -> Params:
     save 1.4%, for 0.25 GB)."""
     made = jax.jit(lambda p: model.apply({"params": p}, method="codes_ahead"))(params)
     return {**params, "head": {**params["head"], AHEAD: made}}
+
+
+def cache_kind(params: Params) -> type[Cache]:
+    """In what a program of these parameters keeps keys and values: segments where they are held for
+    a CPU (`hold`)."""
+    kernel = params["visual_projector"]["fc1"]["kernel"]
+    return SegmentedCache if isinstance(kernel, Turned) and kernel.few else KVCache
 
 
 def _held(

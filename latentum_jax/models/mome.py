@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.config import LanguageConfig
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.attention import attend, attend_cache, attend_in_order, skips_masked
+from latentum_jax.models.caches import Cache, Caches, KVCache
 from latentum_jax.models.layers import (
     Dtype,
     Remat,
@@ -53,44 +54,16 @@ class Stream(struct.PyTreeNode):
     held: Literal["nothing", "some", "most"] = struct.field(pytree_node=False, default="some")
 
 
-class KVCache(struct.PyTreeNode):
-    """Keys and values [B K S H] of one layer; slot s holds position s of its row.
-
-    Heads come before slots, as the products of attention want them: nothing has to be turned.
-    """
-
-    k: jax.Array
-    v: jax.Array
-
-    @classmethod
-    def empty(cls, batch: int, heads: int, length: int, head_dim: int, dtype: Dtype) -> "KVCache":
-        """A cache of `length` slots a row."""
-        shape = (batch, heads, length, head_dim)
-        zeros = lambda: constrain(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)  # noqa: E731
-        return cls(zeros(), zeros())
-
-    @property
-    def length(self) -> int:
-        """Slots of a row."""
-        return self.k.shape[2]
-
-    def write(self, position: jax.Array, k: jax.Array, v: jax.Array) -> "KVCache":
-        """Writes [B T K H] at per-row positions; positions outside the cache are dropped."""
-        rows = jnp.arange(k.shape[0])[:, None]
-        put = {"mode": "drop", "unique_indices": True}
-        return KVCache(
-            self.k.at[rows, :, position].set(k.astype(self.k.dtype), **put),
-            self.v.at[rows, :, position].set(v.astype(self.v.dtype), **put),
-        )
-
-
-Caches = tuple[KVCache, ...]  # one a layer
-
-
-def empty_caches(config: LanguageConfig, batch: int, length: int, dtype: Dtype) -> Caches:
+def empty_caches(
+    config: LanguageConfig,
+    batch: int,
+    length: int,
+    dtype: Dtype,
+    kind: type[Cache] = KVCache,
+) -> Caches:
     """Of the language model, `length` slots a row."""
     return tuple(
-        KVCache.empty(batch, config.num_kv_heads, length, config.head_dim, dtype)
+        kind.empty(batch, config.num_kv_heads, length, config.head_dim, dtype)
         for _ in range(config.num_layers)
     )
 
@@ -146,8 +119,8 @@ class MoMELayer(nn.Module):
         self.gen = Branch(c, self.dtype)
 
     def __call__(
-        self, x: dict[str, jax.Array], stream: Stream, cache: KVCache | None = None
-    ) -> tuple[dict[str, jax.Array], KVCache | None]:
+        self, x: dict[str, jax.Array], stream: Stream, cache: Cache | None = None
+    ) -> tuple[dict[str, jax.Array], Cache | None]:
         branch = {"und": self.und, "gen": self.gen}
         x = {name: constrain(h, "batch", "length", None) for name, h in x.items()}
         qkv = {
@@ -166,16 +139,16 @@ class MoMELayer(nn.Module):
         return x, cache
 
     def _attend(
-        self, qkv: dict[str, tuple[Array, ...]], stream: Stream, cache: KVCache | None
+        self, qkv: dict[str, tuple[Array, ...]], stream: Stream, cache: Cache | None
     ) -> dict[str, jax.Array]:
         out = {}
         for name, (q, k, v) in qkv.items():
             if cache is not None:
-                if stream.held == "nothing" and not skips_masked(q, cache.k):
+                if stream.held == "nothing" and not skips_masked(q, cache):
                     out[name] = attend_in_order(q, k, v)
                     continue
                 at, filled = stream.at[name].position, stream.held == "most"
-                out[name] = attend_cache(q, cache.k, cache.v, at, filled=filled)
+                out[name] = attend_cache(q, cache, at, filled=filled)
                 continue
             seen = [other for other in dict(stream.sees)[name] if other in qkv]
             k = jnp.concatenate([qkv[other][1] for other in seen], axis=1)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from latentum_jax.config import HeadConfig, QuantizerConfig
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.attention import attend, attend_cache
+from latentum_jax.models.caches import Cache, Caches, KVCache
 from latentum_jax.models.layers import (
     MLP,
     Dtype,
@@ -27,7 +28,6 @@ from latentum_jax.models.layers import (
     stacked,
     through_layers,
 )
-from latentum_jax.models.mome import Caches, KVCache
 from latentum_jax.sharding import constrain, look_up
 
 AHEAD = "ahead"  # among the head's parameters, where they are held with what it gives
@@ -60,8 +60,8 @@ class HeadLayer(nn.Module):
         return rotate_pairs(self.q_norm(q), cos, sin), rotate_pairs(self.k_norm(k), cos, sin), v
 
     def __call__(
-        self, x: Shown, at: Placement, cache: KVCache | None = None
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        self, x: Shown, at: Placement, cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
         x, made = x if isinstance(x, tuple) else (x, None)
         b, t, d = x.shape
         x = constrain(x, "batch", None, None)
@@ -70,7 +70,7 @@ class HeadLayer(nn.Module):
             mixed = attend(q, k, v, at, at)
         else:
             cache = cache.write(at.position, k, v)
-            mixed = attend_cache(q, cache.k, cache.v, at.position)
+            mixed = attend_cache(q, cache, at.position)
         x = x + self.proj(mixed.reshape(b, t, d))
         return x + self.mlp(self.norm2(x)), cache
 
@@ -152,10 +152,10 @@ class VisionHead(nn.Module):
         layer = HeadLayer(self.config, self.hidden, self.dtype, parent=None)
         return layer.apply({"params": weights}, x, position, method="heads")
 
-    def empty_caches(self, batch: int) -> Caches:
+    def empty_caches(self, batch: int, kind: type[Cache] = KVCache) -> Caches:
         """For the C steps of one visual token."""
         count, n = self.quantizer.num_codebooks, self.config.num_heads
-        one = lambda: KVCache.empty(batch, n, count, self.hidden // n, self.dtype)  # noqa: E731
+        one = lambda: kind.empty(batch, n, count, self.hidden // n, self.dtype)  # noqa: E731
         return tuple(one() for _ in range(self.config.num_layers))
 
     def _layers(

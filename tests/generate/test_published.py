@@ -175,7 +175,7 @@ def test_guidance_of_one_runs_no_second_row(model, monkeypatch):
     rows = []
     draw = drawing.draw
     monkeypatch.setattr(
-        drawing, "draw", lambda *a, **k: rows.append(len(a[2][0].k)) or draw(*a, **k)
+        drawing, "draw", lambda *a, **k: rows.append(len(jax.tree.leaves(a[2])[0])) or draw(*a, **k)
     )
     for guidance in (1.0, 3.0):
         model.generate(["a", "b"], guidance=guidance, sampling=GREEDY)
