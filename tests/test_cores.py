@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentum_jax.config import ChatConfig
-from latentum_jax.cores import side_by_side
+from latentum_jax.cores import groups, side_by_side
 from latentum_jax.generate.sampling import SAMPLED
 from latentum_jax.models.folder import ModelFolder
 from latentum_jax.pretrained import LatentUM
@@ -20,9 +20,10 @@ def two_cores(monkeypatch):
     monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
 
 
-def test_each_core_has_its_rows(two_cores):
+def test_each_core_has_its_rows(two_cores, monkeypatch):
     """Breaks if rows are lost, come twice, or change places; if groups are of two sizes, which
     would be two programs; or if one waits for the other: then neither would pass the barrier."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 2)
     both, sizes = threading.Barrier(2, timeout=30), []
 
     def run(numbers, letters):
@@ -39,8 +40,21 @@ def test_no_core_has_none_of_the_rows(two_cores, monkeypatch):
     """Breaks if padding fills a group of its own: five rows for four cores are two, two and one."""
     monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 4)
     calls = []
-    made = side_by_side(lambda x: calls.append(x.tolist()) or x, np.arange(5))
-    assert sorted(calls) == [[0, 1], [2, 3], [4, 4]] and made.tolist() == [0, 1, 2, 3, 4]
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 2)
+    made = side_by_side(lambda x: calls.append(x.tolist()) or x, np.arange(9))
+    assert sorted(calls) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert made.tolist() == list(range(9))
+
+
+def test_groups(two_cores, monkeypatch):
+    """As many for each core, and no smaller than is worth it. Breaks if a core has nothing to do
+    while the other goes through the last group, or a GPU's batch is taken apart."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 8)
+    sizes = {rows: groups(rows) for rows in (1, 15, 16, 24, 31, 32, 40, 64)}
+    assert sizes == {1: 1, 15: 1, 16: 2, 24: 2, 31: 2, 32: 4, 40: 4, 64: 8}
+    assert [groups(rows, 1) for rows in (1, 2, 3)] == [1, 2, 2]
+    monkeypatch.setattr("latentum_jax.cores.jax.default_backend", lambda: "gpu")
+    assert groups(64) == 1
 
 
 def test_rows_that_stay_together(two_cores, monkeypatch):

@@ -1,23 +1,24 @@
 """Continuous batching: requests take turns in the rows of one batch, without recompiling.
 
-Two programs: `admit` runs prompts through the understanding branch into free rows, `advance` takes
-all rows further until one of them is free again. What a request says and draws depends on its
-prompt, its seed and its limits alone.
+Rows are those of one batch, a `Lane`, or on a CPU of several that its cores run side by side. What
+a request says and draws depends on its prompt, its seed and its limits alone.
 """
 
 import collections
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, start, step
-from latentum_jax.generate.sampling import GREEDY, Sampling, row_keys, row_seeds
+from latentum_jax.cores import at_once, groups
+from latentum_jax.generate.lane import Lane, Request
+from latentum_jax.generate.rows import DONE, Limits, Room
+from latentum_jax.generate.sampling import GREEDY, Sampling, row_seeds
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 
@@ -53,16 +54,6 @@ class Done:
 Event = Said | Drawn | Done
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What waits for a row."""
-
-    number: int
-    prompt: np.ndarray
-    seed: int
-    limits: Limits
-
-
 class Engine:
     """`rows` rows, each with room for a prompt of `width` tokens and an answer within `limits`: one
     of several, where requests differ in kind."""
@@ -80,14 +71,22 @@ class Engine:
         codes: Sampling = GREEDY,
     ):
         """Raises ValueError where the rows do not fit into the memory that is free."""
-        self.model, self.params = model, params
+        self.model = model
         self.width = width
         self.room = Room.of(width, limits, model.config.vision.num_tokens)
-        self._settings = {"ids": ids, "text": text, "codes": codes}
-        self._group = max(1, rows // 4)  # requests that one call admits
         _check_memory(model, rows, self.room.slots)
-        self._rows = _empty(model, params, rows, self.room)
-        self._at: list[Request | None] = [None] * rows
+        count = groups(rows)
+        self._lanes = [
+            Lane(
+                model,
+                params,
+                count=-(-rows // count),
+                width=width,
+                room=self.room,
+                settings={"ids": ids, "text": text, "codes": codes},
+            )
+            for _ in range(count)
+        ]
         self._told: dict[int, tuple[int, int]] = {}  # request: tokens, visual tokens told so far
         self._waiting: collections.deque[Request] = collections.deque()
         self._cancelled: set[int] = set()
@@ -123,81 +122,64 @@ class Engine:
 
     def cancel(self, request: int) -> None:
         """Ends a request, waiting or running, at the next event. Raises ValueError for others."""
-        known = [r.number for r in (*self._at, *self._waiting) if r is not None]
+        running = (r for lane in self._lanes for r in lane.at)
+        known = [r.number for r in (*running, *self._waiting) if r is not None]
         if request not in known:
             raise ValueError(f"request {request} is not among those under way, {sorted(known)}")
         self._cancelled.add(request)
 
     def events(self, rounds: int = 16) -> Iterator[Event]:
-        """What happens until nothing is left to do, looked up every `rounds` steps or sooner."""
-        while self._waiting or any(self._at):
-            yield from self._drop_cancelled()
-            self._admit()
-            if any(self._at):
-                self._advance(rounds)
-                yield from self._tell()
+        """What happens until nothing is left to do, looked up every `rounds` steps or sooner.
 
-    def _drop_cancelled(self) -> Iterator[Event]:
+        Lanes go on by themselves: what one has to tell does not wait for the others.
+        """
+        running: dict[Future[None], Lane] = {}
+        with at_once(len(self._lanes)) as threads:
+            while True:
+                idle = [lane for lane in self._lanes if lane not in running.values()]
+                yield from self._drop_cancelled(idle)
+                self._deal(idle)
+                for lane in idle:
+                    if lane.busy:
+                        running[threads.submit(lane.run, rounds, self._leave(lane))] = lane
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield from self._tell(running.pop(future))
+
+    def _drop_cancelled(self, lanes: Sequence[Lane]) -> Iterator[Event]:
         for request in [r for r in self._waiting if r.number in self._cancelled]:
             self._waiting.remove(request)
-            yield self._ended(request, (), np.zeros((0, *self._rows.codes.shape[2:]), np.int32))
-        if not self._cancelled:
-            return
-        status = np.array(self._rows.status)
-        seen = _fetch(self._rows)
-        for row, request in enumerate(self._at):
-            if request is not None and request.number in self._cancelled:
-                status[row] = DONE
-                self._at[row] = None
-                yield self._ended(request, *_so_far(seen, row))
-        self._rows = self._rows.replace(status=jnp.asarray(status))
+            codes = self._lanes[0].rows.codes.shape[2:]
+            yield self._ended(request, (), np.zeros((0, *codes), np.int32))
+        for lane in lanes:
+            gone = [i for i, r in enumerate(lane.at) if r and r.number in self._cancelled]
+            if gone:
+                seen, requests = lane.seen(), [lane.at[row] for row in gone]
+                lane.stop(gone)
+                for row, request in zip(gone, requests, strict=True):
+                    yield self._ended(request, *_so_far(seen, row))
 
-    def _admit(self) -> None:
-        """Gives free rows to those that wait, in one call for as many as there are rows for."""
-        free = [row for row, request in enumerate(self._at) if request is None]
-        taken = [(row, self._waiting.popleft()) for row in free[: len(self._waiting)]]
-        group = self._group
-        for begin in range(0, len(taken), group):
-            some = taken[begin : begin + group]
-            for row, request in some:
-                self._at[row] = request
-                self._told[request.number] = (0, 0)
-            self._rows = self._admitted(some, group)
+    def _deal(self, lanes: Sequence[Lane]) -> None:
+        """Gives free rows to those that wait, in the lane that has most of them."""
+        while self._waiting:
+            lane = max(lanes, key=lambda lane: lane.free, default=None)
+            if lane is None or not lane.free:
+                return
+            request = self._waiting.popleft()
+            self._told[request.number] = (0, 0)
+            lane.take(request)
 
-    def _admitted(self, some: list[tuple[int, Request]], group: int) -> Rows:
-        """The rows with new requests in theirs; calls of fewer than `group` are filled up with
-        copies of the first whose rows do not exist."""
-        filled = [*some, *[(len(self._at), some[0][1])] * (group - len(some))]
-        requests = [request for _, request in filled]
-        prompt = np.zeros((group, self.width, requests[0].prompt.shape[1]), np.float32)
-        for i, request in enumerate(requests):
-            prompt[i, : len(request.prompt)] = request.prompt
-        limits = (
-            jnp.asarray([getattr(request.limits, name) for request in requests])
-            for name in ("steps", "images", "text")
-        )
-        return admit(
-            self.model,
-            self.params,
-            self._rows,
-            jnp.asarray([row for row, _ in filled]),
-            jnp.asarray(prompt, self.model.dtype),
-            jnp.asarray([len(request.prompt) for request in requests]),
-            row_keys(row_seeds([request.seed for request in requests], group)),
-            RowLimits(*limits),
-            room=self.room,
-        )
+    def _leave(self, lane: Lane) -> int:
+        """With how many rows under way a lane is to stop: at once where one is free for another."""
+        return sum(request is not None for request in lane.at) - 1 if self._waiting else 0
 
-    def _advance(self, rounds: int) -> None:
-        running = sum(request is not None for request in self._at)
-        leave = running - 1 if self._waiting else 0
-        self._rows = advance(self.model, self.params, self._rows, rounds, leave, **self._settings)
-
-    def _tell(self) -> Iterator[Event]:
+    def _tell(self, lane: Lane) -> Iterator[Event]:
         """Events of what is new in every row."""
-        seen = _fetch(self._rows)
+        seen = lane.seen()
         length = seen["codes"].shape[2]
-        for row, request in enumerate(self._at):
+        for row, request in enumerate(lane.at):
             if request is None:
                 continue
             tokens, visual = self._told[request.number]
@@ -213,7 +195,7 @@ class Engine:
                 visual = image * length + last
             self._told[request.number] = (said, visual)
             if seen["status"][row] == DONE:
-                self._at[row] = None
+                lane.at[row] = None
                 yield self._ended(request, *_so_far(seen, row))
 
     def _ended(self, request: Request, tokens: tuple[int, ...], codes: np.ndarray) -> Done:
@@ -221,69 +203,6 @@ class Engine:
         cancelled = request.number in self._cancelled
         self._cancelled.discard(request.number)
         return Done(request.number, tokens, codes, cancelled)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="rows")
-def admit(
-    model: LatentUM,
-    params: Params,
-    rows: Rows,
-    places: Int[Array, "A"],
-    prompt: Float[Array, "A T D"],
-    lengths: Int[Array, "A"],
-    keys: jax.Array,
-    limits: RowLimits,
-    *,
-    room: Room,
-) -> Rows:
-    """Starts prompts in the rows `places`; those of places that do not exist are dropped."""
-    fresh = start(model, params, prompt, lengths, keys, limits, room)
-    return jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), rows, fresh)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("model", "ids", "text", "codes"), donate_argnames="rows"
-)
-def advance(
-    model: LatentUM,
-    params: Params,
-    rows: Rows,
-    rounds: Int[Array, ""] | int,
-    leave: Int[Array, ""] | int,
-    *,
-    ids: SpecialIds,
-    text: Sampling,
-    codes: Sampling,
-) -> Rows:
-    """Takes the rows `rounds` steps further, or until no more than `leave` are under way."""
-
-    def go_on(carry: tuple[Array, Rows]) -> Array:
-        done, rows = carry
-        return (done < rounds) & (jnp.sum(rows.status != DONE) > leave)
-
-    def further(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
-        done, rows = carry
-        return done + 1, step(model, params, rows, ids=ids, text=text, codes=codes)
-
-    return jax.lax.while_loop(go_on, further, (jnp.zeros((), jnp.int32), rows))[1]
-
-
-def _empty(model: LatentUM, params: Params, rows: int, room: Room) -> Rows:
-    """Rows that are all free; nothing is compiled for it."""
-    prompt = jax.ShapeDtypeStruct((rows, 1, model.config.language.hidden_size), model.dtype)
-    numbers = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    keys = row_keys(jnp.zeros(rows, jnp.uint32))
-    begin = functools.partial(start, model, room=room)
-    own = RowLimits(numbers, numbers, numbers)
-    shapes = jax.eval_shape(begin, params, prompt, numbers, keys, own).replace(keys=None)
-    made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return made.replace(keys=keys, status=jnp.full(rows, DONE, jnp.int32))
-
-
-def _fetch(rows: Rows) -> dict[str, np.ndarray]:
-    """What events are made of."""
-    names = ("status", "tokens", "count", "codes", "images", "drawn")
-    return jax.device_get({name: getattr(rows, name) for name in names})
 
 
 def _so_far(seen: dict[str, np.ndarray], row: int) -> tuple[tuple[int, ...], np.ndarray]:

@@ -6,7 +6,9 @@ as visual_projector(z_q) and `</img>` run through the understanding branch (reca
 
 Each step serves those rows of a batch that are where it applies. What is computed for the others is
 dropped, so that a row says and draws the same whatever its neighbours do. That would be a waste if
-few were served: most rows go first, the others wait for company, though not for long.
+few were served: most rows go first, the others wait for company, though not for long. Rows that
+have just begun to speak go before all others: what is said between two images is often a word, and
+they are soon back among those that draw.
 """
 
 import dataclasses
@@ -22,13 +24,14 @@ from jaxtyping import Array, Bool, Float, Int
 from latentum_jax.generate.image import draw_token
 from latentum_jax.generate.sampling import Sampling, fold, log_prob, sample
 from latentum_jax.kernels.placement import Placement
-from latentum_jax.models.caches import Caches
+from latentum_jax.models.caches import Caches, SegmentedCache
 from latentum_jax.models.latentum import LatentUM, Params, cache_kind
 from latentum_jax.models.mome import Stream, empty_caches
 from latentum_jax.tokenizer import SpecialIds
 
 TEXT, IMAGE, RECACHE, DONE = 0, 1, 2, 3
-PATIENCE = 8  # steps that a row waits at most while others go on
+BRIEF = 8  # text tokens that a row says before it counts like the others
+PATIENCE = 16  # steps that a row waits at most while others go on
 RECACHED = 256  # tokens to recache at once: enough that weights are read for many of them
 
 
@@ -183,27 +186,29 @@ def turn(
     text: Sampling,
     codes: Sampling,
 ) -> Rows:
-    """A text token for every row that speaks or a visual token for every row that draws, whichever
-    are more, or both where the fewer have waited long. Rows whose image is whole wait (RECACHE)."""
+    """A text token for every row that speaks or a visual token for every row that draws, or both,
+    see `served`. Rows whose image is whole wait (RECACHE)."""
     speak = functools.partial(say, model, params, ids=ids, sampling=text)
     if rows.codes.shape[1] == 0:
         return speak(rows)
     rows = rows.replace(waited=rows.waited + 1)
     drawing = functools.partial(draw, model, params, sampling=codes)
-    say_now, draw_now = served(rows.status, rows.waited)
+    say_now, draw_now = served(rows.status, rows.waited, rows.said)
     return when(draw_now, drawing, when(say_now, speak, rows))
 
 
 def served(
-    status: Int[Array, "B"], waited: Int[Array, "B"]
+    status: Int[Array, "B"], waited: Int[Array, "B"], said: Int[Array, "B"]
 ) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether those that speak, and those that draw, go on in this step."""
+    """Whether those that speak, and those that draw, go on in this step: whichever are more, but
+    those that speak where one has `said` little, and the others too where one has waited long."""
     speak, draw = status == TEXT, status == IMAGE
-    most_speak = jnp.sum(speak) >= jnp.sum(draw)
+    begun = jnp.any(speak & (said < BRIEF))
+    speak_first = begun | (jnp.sum(speak) >= jnp.sum(draw))
     late = waited > PATIENCE
     return (
-        jnp.any(speak) & (most_speak | jnp.any(speak & late)),
-        jnp.any(draw) & (~most_speak | jnp.any(draw & late)),
+        jnp.any(speak) & (speak_first | jnp.any(speak & late)),
+        jnp.any(draw) & (~speak_first | jnp.any(draw & late)),
     )
 
 
@@ -305,6 +310,8 @@ def recache(
     was drawn is shown, or as the embeddings `seen` where these are given."""
     bound, b, slots = model.bind({"params": params}), len(rows.status), rows.caches[0].length
     group = min(b, max(1, RECACHED // (rows.codes.shape[2] + 2)))
+    if isinstance(rows.caches[0], SegmentedCache):
+        group = 1  # on a CPU more take longer by as many, though some may not be there
     (picked,) = jnp.nonzero(rows.status == RECACHE, size=group, fill_value=b)
     if group == b:  # then no cache has to be taken out
         picked = jnp.where(rows.status == RECACHE, jnp.arange(b), b)

@@ -1,6 +1,7 @@
 """Continuous batching: requests that take turns get what each would get alone."""
 
 import collections
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 from latentum_jax.eval.hlo import Program
-from latentum_jax.generate import engine
+from latentum_jax.generate import engine, lane
 from latentum_jax.generate.engine import Done, Drawn, Engine, Said
 from latentum_jax.generate.interleave import interleave
+from latentum_jax.generate.lane import Lane
 from latentum_jax.generate.rows import Limits
 from latentum_jax.generate.sampling import Sampling
 from latentum_jax.models import caches
@@ -105,6 +107,45 @@ def test_requests_get_what_each_gets_alone(server, prompts, expected):
         np.testing.assert_array_equal(done[number].codes, codes)
 
 
+def test_lanes_run_side_by_side(small, ids, prompts, expected, monkeypatch):
+    """Breaks if a lane waits until the others have something to tell: then two would not meet; if
+    requests come to one lane while another has nothing to do; or if they change places."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 1)
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
+    both, run, shares = threading.Barrier(2, timeout=60), Lane.run, []
+
+    def meeting(self, rounds, leave):
+        if len(shares) < 2:
+            shares.append(len(self.at) - self.free)
+            both.wait()
+        run(self, rounds, leave)
+
+    monkeypatch.setattr(Lane, "run", meeting)
+    server = Engine(small.model, small.params, ids=ids, rows=4, width=WIDTH, limits=[MOST], **DRAWN)
+    for seed, prompt in enumerate(prompts[:2]):
+        server.submit(prompt, MOST, seed=seed)
+    events = server.events(rounds=3)
+    seen = [next(events)]  # others come while these run
+    for seed, prompt in enumerate(prompts[2:], start=2):
+        server.submit(prompt, MOST, seed=seed)
+    done = {e.request: e for e in [*seen, *events] if isinstance(e, Done)}
+    assert shares == [1, 1] and sorted(done) == list(range(len(prompts)))
+    for number, (tokens, codes) in enumerate(expected):
+        assert done[number].tokens == tokens
+        np.testing.assert_array_equal(done[number].codes, codes)
+
+
+def test_a_fault_in_a_lane_is_told(small, ids, prompts, monkeypatch):
+    """Breaks if the requests of a lane that has failed are waited for without end."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 1)
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
+    monkeypatch.setattr(Lane, "run", lambda *a: 1 // 0)
+    server = Engine(small.model, small.params, ids=ids, rows=2, width=WIDTH, limits=[MOST])
+    server.submit(prompts[0], MOST)
+    with pytest.raises(ZeroDivisionError):
+        list(server.events())
+
+
 def test_events_tell_everything_once(server, prompts, expected):
     """Breaks if a caller who follows the events misses a token, or hears one twice."""
     for seed, prompt in enumerate(prompts[:3]):
@@ -128,9 +169,9 @@ def test_events_tell_everything_once(server, prompts, expected):
 def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch):
     """Breaks if a freed row, another length or other limits make a new program."""
     traced = []
-    step, start = engine.step, engine.start
-    monkeypatch.setattr(engine, "step", lambda *a, **k: traced.append("step") or step(*a, **k))
-    monkeypatch.setattr(engine, "start", lambda *a, **k: traced.append("start") or start(*a, **k))
+    step, start = lane.step, lane.start
+    monkeypatch.setattr(lane, "step", lambda *a, **k: traced.append("step") or step(*a, **k))
+    monkeypatch.setattr(lane, "start", lambda *a, **k: traced.append("start") or start(*a, **k))
     settings = {**DRAWN, "text": Sampling(0.71, 0, 1.0)}  # other than above: programs are new
     server = Engine(
         small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=[MOST], **settings
@@ -149,16 +190,18 @@ def test_no_cache_is_copied(small, ids, count, platform, monkeypatch):
     """Breaks if a step copies the caches that it should write in place: those of rows that wait
     while others draw, speak or are recached, all of them at once or, of 64, 42."""
     monkeypatch.setattr(caches, "SEGMENT", 8)  # of those that are held for a CPU
+    monkeypatch.setattr(engine, "groups", lambda rows: 1)
     params = unstack_layers(small.params, platform=platform)
     server = Engine(small.model, params, ids=ids, rows=count, width=WIDTH, limits=[MOST], **DRAWN)
-    lowered = engine.advance.lower(small.model, params, server._rows, 8, 0, ids=ids, **DRAWN)
+    (only,) = server._lanes
+    lowered = lane.advance.lower(small.model, params, only.rows, 8, 0, ids=ids, **DRAWN)
     compiled = lowered.compile()
     program = Program.parse(compiled.as_text())
-    layer = jax.tree.leaves(server._rows.caches)[0].nbytes
+    layer = jax.tree.leaves(only.rows.caches)[0].nbytes
     assert len(program.loops()) >= 5  # rounds; words, images and their codes; recaching
     copies = [copy for loop in program.loops() for copy in program.copies(loop, layer)]
     assert [copy for copy in copies if " f32[" in copy] == []  # random bits are u32
-    held = sum(x.nbytes for x in jax.tree.leaves(server._rows.caches))
+    held = sum(x.nbytes for x in jax.tree.leaves(only.rows.caches))
     assert compiled.memory_analysis().alias_size_in_bytes > held
 
 

@@ -1,0 +1,170 @@
+"""A batch of rows that share every step, and the requests in them.
+
+Two programs: `admit` runs prompts through the understanding branch into free rows, `advance` takes
+all rows further until one of them is free again.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, start, step
+from latentum_jax.generate.sampling import Sampling, row_keys, row_seeds
+from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.tokenizer import SpecialIds
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What waits for a row, or is in one."""
+
+    number: int
+    prompt: np.ndarray
+    seed: int
+    limits: Limits
+
+
+class Lane:
+    """`count` rows, each with `room`. Of several lanes each may run in a thread of its own."""
+
+    def __init__(
+        self,
+        model: LatentUM,
+        params: Params,
+        *,
+        count: int,
+        width: int,
+        room: Room,
+        settings: Mapping[str, Any],
+    ):
+        self.model, self.params, self.settings = model, params, settings
+        self.width, self.room = width, room
+        self.rows = _empty(model, params, count, room)
+        self.at: list[Request | None] = [None] * count
+        self._new: list[tuple[int, Request]] = []  # in rows that are still those of others
+        self._group = max(1, count // 4)  # requests that one call admits
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return any(self.at)
+
+    @property
+    def free(self) -> int:
+        """Rows without a request."""
+        return sum(request is None for request in self.at)
+
+    def take(self, request: Request) -> None:
+        """Gives a free row to a request, which starts when the lane runs next."""
+        row = self.at.index(None)
+        self.at[row] = request
+        self._new.append((row, request))
+
+    def run(self, rounds: int, leave: int) -> None:
+        """Starts what is new, then takes the rows `rounds` steps further, or until no more than
+        `leave` are under way."""
+        while self._new:
+            self.rows = self._admitted(self._new[: self._group])
+            del self._new[: self._group]
+        self.rows = advance(self.model, self.params, self.rows, rounds, leave, **self.settings)
+        jax.block_until_ready(self.rows.status)
+
+    def stop(self, rows: Sequence[int]) -> None:
+        """Ends what is in these rows, and frees them."""
+        status = np.array(self.rows.status)
+        status[list(rows)] = DONE
+        self.rows = self.rows.replace(status=jnp.asarray(status))
+        for row in rows:
+            self.at[row] = None
+
+    def seen(self) -> dict[str, np.ndarray]:
+        """What events are made of."""
+        names = ("status", "tokens", "count", "codes", "images", "drawn")
+        return jax.device_get({name: getattr(self.rows, name) for name in names})
+
+    def _admitted(self, some: Sequence[tuple[int, Request]]) -> Rows:
+        """The rows with new requests in theirs; calls of fewer than `_group` are filled up with
+        copies of the first whose rows do not exist."""
+        filled = [*some, *[(len(self.at), some[0][1])] * (self._group - len(some))]
+        requests = [request for _, request in filled]
+        prompt = np.zeros((self._group, self.width, requests[0].prompt.shape[1]), np.float32)
+        for i, request in enumerate(requests):
+            prompt[i, : len(request.prompt)] = request.prompt
+        limits = (
+            jnp.asarray([getattr(request.limits, name) for request in requests])
+            for name in ("steps", "images", "text")
+        )
+        return admit(
+            self.model,
+            self.params,
+            self.rows,
+            jnp.asarray([row for row, _ in filled]),
+            jnp.asarray(prompt, self.model.dtype),
+            jnp.asarray([len(request.prompt) for request in requests]),
+            row_keys(row_seeds([request.seed for request in requests], self._group)),
+            RowLimits(*limits),
+            room=self.room,
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="rows")
+def admit(
+    model: LatentUM,
+    params: Params,
+    rows: Rows,
+    places: Int[Array, "A"],
+    prompt: Float[Array, "A T D"],
+    lengths: Int[Array, "A"],
+    keys: jax.Array,
+    limits: RowLimits,
+    *,
+    room: Room,
+) -> Rows:
+    """Starts prompts in the rows `places`; those of places that do not exist are dropped."""
+    fresh = start(model, params, prompt, lengths, keys, limits, room)
+    return jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), rows, fresh)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "ids", "text", "codes"), donate_argnames="rows"
+)
+def advance(
+    model: LatentUM,
+    params: Params,
+    rows: Rows,
+    rounds: Int[Array, ""] | int,
+    leave: Int[Array, ""] | int,
+    *,
+    ids: SpecialIds,
+    text: Sampling,
+    codes: Sampling,
+) -> Rows:
+    """Takes the rows `rounds` steps further, or until no more than `leave` are under way."""
+
+    def go_on(carry: tuple[Array, Rows]) -> Array:
+        done, rows = carry
+        return (done < rounds) & (jnp.sum(rows.status != DONE) > leave)
+
+    def further(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
+        done, rows = carry
+        return done + 1, step(model, params, rows, ids=ids, text=text, codes=codes)
+
+    return jax.lax.while_loop(go_on, further, (jnp.zeros((), jnp.int32), rows))[1]
+
+
+def _empty(model: LatentUM, params: Params, rows: int, room: Room) -> Rows:
+    """Rows that are all free; nothing is compiled for it."""
+    prompt = jax.ShapeDtypeStruct((rows, 1, model.config.language.hidden_size), model.dtype)
+    numbers = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    keys = row_keys(jnp.zeros(rows, jnp.uint32))
+    begin = functools.partial(start, model, room=room)
+    own = RowLimits(numbers, numbers, numbers)
+    shapes = jax.eval_shape(begin, params, prompt, numbers, keys, own).replace(keys=None)
+    made = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return made.replace(keys=keys, status=jnp.full(rows, DONE, jnp.int32))
