@@ -55,8 +55,8 @@ Event = Said | Drawn | Done
 
 
 class Engine:
-    """`rows` rows, each with room for a prompt of `width` tokens and an answer within `limits`: one
-    of several, where requests differ in kind."""
+    """`rows` rows, or on a CPU a few more, each with room for a prompt of `width` tokens and an
+    answer within `limits`: one of several, where requests differ in kind."""
 
     def __init__(
         self,
@@ -74,13 +74,14 @@ class Engine:
         self.model = model
         self.width = width
         self.room = Room.of(width, limits, model.config.vision.num_tokens)
-        _check_memory(model, rows, self.room.slots)
         count = groups(rows)
+        own = -(-rows // count)  # of a lane: all of one size, and so of one program
+        _check_memory(model, count * own, self.room.slots)
         self._lanes = [
             Lane(
                 model,
                 params,
-                count=-(-rows // count),
+                count=own,
                 width=width,
                 room=self.room,
                 settings={"ids": ids, "text": text, "codes": codes},
