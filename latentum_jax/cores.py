@@ -52,9 +52,14 @@ def side_by_side(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:rows], *made)
 
 
+def abreast(count: int) -> int:
+    """How many of `count` groups run at once."""
+    return min(count, _cores())
+
+
 def at_once(count: int) -> Executor:
-    """Where `count` groups run, as many at once as there are cores; one runs where it is called."""
-    return _Here() if count == 1 else ThreadPoolExecutor(min(count, _cores()))
+    """Where `count` groups run, `abreast`; one runs where it is called."""
+    return _Here() if count == 1 else ThreadPoolExecutor(abreast(count))
 
 
 class _Here(Executor):

@@ -7,7 +7,7 @@ a request says and draws depends on its prompt, its seed and its limits alone.
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import jax
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from latentum_jax.cores import at_once, groups
+from latentum_jax.cores import abreast, at_once, groups
 from latentum_jax.generate.lane import Lane, Request
 from latentum_jax.generate.rows import DONE, Limits, Room
 from latentum_jax.generate.sampling import GREEDY, Sampling, row_seeds
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
+
+SPELL = 16  # steps at most that a lane takes before it may join another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Engine:
             )
             for _ in range(count)
         ]
+        if count > 1:
+            self._lanes[0].prepare_join(self._lanes[1])
         self._told: dict[int, tuple[int, int]] = {}  # request: tokens, visual tokens told so far
         self._waiting: collections.deque[Request] = collections.deque()
         self._cancelled: set[int] = set()
@@ -135,19 +139,26 @@ class Engine:
         Lanes go on by themselves: what one has to tell does not wait for the others.
         """
         running: dict[Future[None], Lane] = {}
-        with at_once(len(self._lanes)) as threads:
+        count = len(self._lanes)
+        rounds = rounds if count == 1 else min(rounds, SPELL)
+        with at_once(count) as threads:
             while True:
                 idle = [lane for lane in self._lanes if lane not in running.values()]
                 yield from self._drop_cancelled(idle)
                 self._deal(idle)
-                for lane in idle:
-                    if lane.busy:
-                        running[threads.submit(lane.run, rounds, self._leave(lane))] = lane
+                self._join(idle)
+                due = [
+                    lane for lane in idle if lane.busy and not self._held(lane, running.values())
+                ]
+                for lane in due[: abreast(count) - len(running)]:
+                    running[threads.submit(lane.run, rounds, self._leave(lane))] = lane
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    yield from self._tell(running.pop(future))
+                    lane = running.pop(future)
+                    self._lanes.sort(key=lambda other: other is lane)  # behind those that wait
+                    yield from self._tell(lane)
 
     def _drop_cancelled(self, lanes: Sequence[Lane]) -> Iterator[Event]:
         for request in [r for r in self._waiting if r.number in self._cancelled]:
@@ -163,18 +174,34 @@ class Engine:
                     yield self._ended(request, *_so_far(seen, row))
 
     def _deal(self, lanes: Sequence[Lane]) -> None:
-        """Gives free rows to those that wait, in the lane that has most of them."""
+        """Gives free rows to those that wait, in the lane that has fewest of them: a lane takes as
+        long for one request as for many."""
         while self._waiting:
-            lane = max(lanes, key=lambda lane: lane.free, default=None)
-            if lane is None or not lane.free:
+            lane = min((x for x in lanes if x.free), key=lambda lane: lane.free, default=None)
+            if lane is None:
                 return
             request = self._waiting.popleft()
             self._told[request.number] = (0, 0)
             lane.take(request)
 
+    def _join(self, lanes: Sequence[Lane]) -> None:
+        """Moves requests together where fewer lanes have rows for all: those that are free take as
+        long as the others. Where some wait, rows are soon theirs."""
+        some = [lane for lane in lanes if lane.busy and lane.begun and not self._waiting]
+        some.sort(key=lambda lane: lane.free)
+        while some and some[-1].under_way <= sum(lane.free for lane in some[:-1]):
+            last = some.pop()
+            for lane in some:
+                lane.join(last)
+
+    def _held(self, lane: Lane, running: Iterable[Lane]) -> bool:
+        """Whether a lane waits for one that has rows for all of its requests, to join it then."""
+        room = max((other.free for other in running), default=0)
+        return lane.begun and not self._waiting and lane.under_way <= room
+
     def _leave(self, lane: Lane) -> int:
         """With how many rows under way a lane is to stop: at once where one is free for another."""
-        return sum(request is not None for request in lane.at) - 1 if self._waiting else 0
+        return lane.under_way - 1 if self._waiting else 0
 
     def _tell(self, lane: Lane) -> Iterator[Event]:
         """Events of what is new in every row."""

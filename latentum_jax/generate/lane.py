@@ -60,6 +60,16 @@ class Lane:
         """Rows without a request."""
         return sum(request is None for request in self.at)
 
+    @property
+    def under_way(self) -> int:
+        """Rows with a request."""
+        return len(self.at) - self.free
+
+    @property
+    def begun(self) -> bool:
+        """Whether all requests have: those that were taken since the lane last ran have not."""
+        return not self._new
+
     def take(self, request: Request) -> None:
         """Gives a free row to a request, which starts when the lane runs next."""
         row = self.at.index(None)
@@ -74,6 +84,21 @@ class Lane:
             del self._new[: self._group]
         self.rows = advance(self.model, self.params, self.rows, rounds, leave, **self.settings)
         jax.block_until_ready(self.rows.status)
+
+    def join(self, other: "Lane") -> None:
+        """Takes the requests of another lane, as many as there are free rows for: what those have
+        said and drawn so far, and their caches."""
+        coming = [i for i, request in enumerate(other.at) if request is not None][: self.free]
+        for row in coming:
+            place = self.at.index(None)
+            self.rows = move(self.rows, other.rows, place, row)
+            self.at[place] = other.at[row]
+        if coming:
+            other.stop(coming)
+
+    def prepare_join(self, other: "Lane") -> None:
+        """Compiles what `join` runs, before anyone waits for it; both lanes are empty."""
+        self.rows = move(self.rows, other.rows, 0, 0)
 
     def stop(self, rows: Sequence[int]) -> None:
         """Ends what is in these rows, and frees them."""
@@ -129,6 +154,12 @@ def admit(
     """Starts prompts in the rows `places`; those of places that do not exist are dropped."""
     fresh = start(model, params, prompt, lengths, keys, limits, room)
     return jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), rows, fresh)
+
+
+@functools.partial(jax.jit, donate_argnames="rows")
+def move(rows: Rows, others: Rows, place: Int[Array, ""] | int, row: Int[Array, ""] | int) -> Rows:
+    """`rows` with `row` of the `others` at `place`."""
+    return jax.tree.map(lambda x, other: x.at[place].set(other[row]), rows, others)
 
 
 @functools.partial(

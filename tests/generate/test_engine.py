@@ -109,30 +109,62 @@ def test_requests_get_what_each_gets_alone(server, prompts, expected):
 
 def test_lanes_run_side_by_side(small, ids, prompts, expected, monkeypatch):
     """Breaks if a lane waits until the others have something to tell: then two would not meet; if
-    requests come to one lane while another has nothing to do; or if they change places."""
-    monkeypatch.setattr("latentum_jax.cores.FEWEST", 1)
+    those that come later change places with others; or if a lane is opened before one is full."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 2)
     monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
     both, run, shares = threading.Barrier(2, timeout=60), Lane.run, []
 
     def meeting(self, rounds, leave):
         if len(shares) < 2:
-            shares.append(len(self.at) - self.free)
+            shares.append(self.under_way)
             both.wait()
         run(self, rounds, leave)
 
     monkeypatch.setattr(Lane, "run", meeting)
     server = Engine(small.model, small.params, ids=ids, rows=4, width=WIDTH, limits=[MOST], **DRAWN)
-    for seed, prompt in enumerate(prompts[:2]):
+    for seed, prompt in enumerate(prompts[:3]):
         server.submit(prompt, MOST, seed=seed)
     events = server.events(rounds=3)
     seen = [next(events)]  # others come while these run
-    for seed, prompt in enumerate(prompts[2:], start=2):
+    for seed, prompt in enumerate(prompts[3:], start=3):
         server.submit(prompt, MOST, seed=seed)
     done = {e.request: e for e in [*seen, *events] if isinstance(e, Done)}
-    assert shares == [1, 1] and sorted(done) == list(range(len(prompts)))
+    assert sorted(shares) == [1, 2] and sorted(done) == list(range(len(prompts)))
     for number, (tokens, codes) in enumerate(expected):
         assert done[number].tokens == tokens
         np.testing.assert_array_equal(done[number].codes, codes)
+
+
+def test_lanes_that_have_become_few_join(small, ids, prompts, expected, monkeypatch):
+    """Breaks if rows run empty in two lanes while one has room for all, or if a row loses what it
+    has said, drawn or cached on its way to another lane."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 2)
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
+    run, turns, moved = Lane.run, [], []
+
+    def watched(self, rounds, leave):
+        turns.append(id(self))
+        run(self, rounds, leave)
+
+    def moving(rows, others, place, row):
+        moved.append(int(others.count[row]))
+        return move(rows, others, place, row)
+
+    move = lane.move
+    monkeypatch.setattr(Lane, "run", watched)
+    monkeypatch.setattr(lane, "move", moving)
+    server = Engine(small.model, small.params, ids=ids, rows=4, width=WIDTH, limits=[MOST], **DRAWN)
+    long = [i for i, (tokens, _) in enumerate(expected) if len(tokens) > 4][:2]
+    for seed in long:  # each with a short one beside it
+        server.submit(prompts[seed], MOST, seed=seed)
+        server.submit(prompts[0], Limits(1, 0, 1), seed=0)
+    done = {e.request: e for e in server.events(rounds=1) if isinstance(e, Done)}
+    moved = moved[1:]  # the first call compiles
+    assert len(moved) == 1 and moved[0] > 0 and len(set(turns)) == 2
+    assert len(set(turns[-3:])) == 1  # which has all of them at the end
+    for number, seed in zip((0, 2), long, strict=True):
+        assert done[number].tokens == expected[seed][0]
+        np.testing.assert_array_equal(done[number].codes, expected[seed][1])
 
 
 def test_a_fault_in_a_lane_is_told(small, ids, prompts, monkeypatch):
