@@ -1,7 +1,8 @@
 """Continuous batching: requests take turns in the rows of one batch, without recompiling.
 
-Rows are those of one batch, a `Lane`, or on a CPU of several that its cores run side by side. What
-a request says and draws depends on its prompt, its seed and its limits alone.
+Rows are those of one batch, a `Lane`, or on a CPU of several that its cores run side by side, and
+that join when requests have become few. What a request says and draws depends on its prompt, its
+seed and its limits alone.
 """
 
 import collections

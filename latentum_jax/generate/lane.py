@@ -1,7 +1,7 @@
 """A batch of rows that share every step, and the requests in them.
 
-Two programs: `admit` runs prompts through the understanding branch into free rows, `advance` takes
-all rows further until one of them is free again.
+`admit` runs prompts through the understanding branch into free rows, `advance` takes all rows
+further until one of them is free again, `move` brings over a row of another lane: a program each.
 """
 
 import dataclasses
