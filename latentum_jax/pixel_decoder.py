@@ -1,6 +1,5 @@
 """`PixelDecoder.from_pretrained(...)`: the codes' z_q in, pictures out."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from latentum_jax.decoder.folder import DecoderFolder, write_decoder_folder
 from latentum_jax.files import BUNDLED
 from latentum_jax.generate.sampling import row_seeds
 from latentum_jax.images import ImageLike, load_image
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import Params
 from latentum_jax.models.stored import on_device
 
@@ -131,14 +131,14 @@ def find_decoder(path: str | Path) -> Path:
     return path
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@program(static=("purpose", "shape"))
 def _noise(seeds: jax.Array, purpose: int, shape: tuple[int, ...]) -> jax.Array:
     """Unit normals [B *shape]: a row's depend on its seed alone."""
     draw = lambda seed: jax.random.normal(jax.random.fold_in(jax.random.key(seed), purpose), shape)  # noqa: E731
     return jax.vmap(draw)(seeds)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@program(static=("model", "shape"))
 def _encode(
     model: net.PixelDecoder,
     params: Params,
@@ -152,6 +152,6 @@ def _encode(
     return jnp.moveaxis(z, 1, 3).reshape(len(seeds), *shape[:2], -1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=("model",))
 def _pixels(model: net.PixelDecoder, params: Params, latents: jax.Array) -> jax.Array:
     return model.apply({"params": params}, latents, method="pixels")

@@ -17,6 +17,7 @@ from typing import Any
 from latentum_jax.files import write_json
 
 FOLDER, SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_asked = False  # whether `keep_programs` was called
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 
 
@@ -26,6 +27,8 @@ def keep_programs() -> None:
     In JAX_COMPILATION_CACHE_DIR where that is set, nowhere if it is empty, else in the user's cache
     folder. A program that cannot be read is compiled and kept anew, with a warning.
     """
+    global _asked
+    _asked = True
     folder = os.environ.setdefault(FOLDER, str(default_folder()))
     os.environ.setdefault(SECONDS, "0.05")
     if folder:
@@ -37,16 +40,26 @@ def kept_in() -> str:
     return os.environ.get(FOLDER, "")
 
 
+def keeps_whole() -> bool:
+    """Whether programs are kept as `kept.Program` does it too."""
+    return _asked and bool(kept_in())
+
+
 def default_folder() -> Path:
     """One for each kind of processor, for programs that run on it are made for it alone."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "latentum_jax" / f"programs-{processor()}"
+
+
+@functools.cache
+def processor() -> str:
+    """Tells this machine's kind of processor from others."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         kind = next(line for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):
         kind = platform.processor()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
-    return Path(base) / "latentum_jax" / f"programs-{name}"
+    return hashlib.sha256(f"{platform.machine()} {kind}".encode()).hexdigest()[:12]
 
 
 def known(name: str, of: Any, find: Callable[[], Any]) -> Any:
@@ -74,8 +87,12 @@ def _code() -> str:
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(file.read_bytes())
-    versions = (importlib.metadata.version(name) for name in ("jax", "flax"))
-    return " ".join([code.hexdigest(), *versions])
+    return f"{code.hexdigest()} {versions()}"
+
+
+def versions() -> str:
+    """Of the libraries that trace and compile it."""
+    return " ".join(importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax"))
 
 
 def _show(folder: Path, usual: Callable[..., None], message: Warning, *where: Any) -> None:

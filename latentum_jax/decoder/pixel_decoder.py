@@ -12,6 +12,7 @@ from latentum_jax.config import DecoderConfig
 from latentum_jax.decoder.flow import LEVELS, euler_sigmas
 from latentum_jax.decoder.mmdit import MMDiT
 from latentum_jax.decoder.vae import VAE, scaled, unscaled
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import Params
 from latentum_jax.models.layers import Dtype, Remat
 
@@ -89,7 +90,7 @@ def probe(config: DecoderConfig) -> tuple[Array, ...]:
     return (*inputs, jnp.zeros(shape))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps"))
+@program(static=("model", "steps"))
 def sample_latents(
     model: PixelDecoder,
     params: Params,

@@ -1,12 +1,11 @@
 """Drawing an image: L visual tokens of C codes, by the generation branch and the vision head."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
 from latentum_jax.generate.sampling import Sampling, fold, log_prob, row_keys, sample
+from latentum_jax.kept import program
 from latentum_jax.kernels.placement import Placement
 from latentum_jax.models.caches import Caches
 from latentum_jax.models.latentum import LatentUM, Params, cache_kind
@@ -117,7 +116,7 @@ def generate(
     return codes, z_q
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "guided"))
+@program(static=("model", "ids", "guided"))
 def prefill(
     model: LatentUM,
     params: Params,
@@ -147,9 +146,7 @@ def prefill(
     return caches, bound.embed(jnp.full((rows, 1), ids.img))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "sampling", "guidance", "scored"), donate_argnames="caches"
-)
+@program(static=("model", "sampling", "guidance", "scored"), donate=("caches",))
 def draw(
     model: LatentUM,
     params: Params,

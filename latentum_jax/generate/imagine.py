@@ -5,8 +5,6 @@ wherever the model reasons in them (section 3.3). No pixel is drawn in between, 
 all rows are one program.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
@@ -14,11 +12,12 @@ from jaxtyping import Array, Float, Int, UInt
 from latentum_jax.generate.image import draw, prefill
 from latentum_jax.generate.prompt import embed_prompt
 from latentum_jax.generate.sampling import Sampling
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "sampling"))
+@program(static=("model", "ids", "sampling"))
 def imagine(
     model: LatentUM,
     params: Params,

@@ -3,19 +3,18 @@
 Answering and describing are the same program with no image allowed.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
 from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, for_each, start, step
 from latentum_jax.generate.sampling import Sampling, row_keys
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ids", "limits", "text", "codes", "scored"))
+@program(static=("model", "ids", "limits", "text", "codes", "scored"))
 def interleave(
     model: LatentUM,
     params: Params,

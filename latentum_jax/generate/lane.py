@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.generate.rows import DONE, Limits, Room, RowLimits, Rows, start, step
 from latentum_jax.generate.sampling import Sampling, row_keys, row_seeds
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import LatentUM, Params
 from latentum_jax.tokenizer import SpecialIds
 
@@ -138,7 +139,7 @@ class Lane:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="rows")
+@program(static=("model", "room"), donate=("rows",))
 def admit(
     model: LatentUM,
     params: Params,
@@ -156,15 +157,13 @@ def admit(
     return jax.tree.map(lambda x, new: x.at[places].set(new, mode="drop"), rows, fresh)
 
 
-@functools.partial(jax.jit, donate_argnames="rows")
+@program(donate=("rows",))
 def move(rows: Rows, others: Rows, place: Int[Array, ""] | int, row: Int[Array, ""] | int) -> Rows:
     """`rows` with `row` of the `others` at `place`."""
     return jax.tree.map(lambda x, other: x.at[place].set(other[row]), rows, others)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "ids", "text", "codes"), donate_argnames="rows"
-)
+@program(static=("model", "ids", "text", "codes"), donate=("rows",))
 def advance(
     model: LatentUM,
     params: Params,

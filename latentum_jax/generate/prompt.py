@@ -1,14 +1,13 @@
 """Prompts with pictures: `<image>` in a text becomes slots, slots become embeddings of images, seen
 or latent."""
 
-import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from latentum_jax.images import normalise
+from latentum_jax.kept import program
 from latentum_jax.models.latentum import LatentUM, Params
 
 PLACE, SLOT = "<image>", "<IMG_CONTEXT>"
@@ -31,7 +30,7 @@ def with_slots(text: str, counts: Sequence[int]) -> str:
     return "".join(a + b for a, b in zip(pieces, [*places, ""], strict=True))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@program(static=("model", "quantized"))
 def embed_images(
     model: LatentUM, params: Params, pixels: UInt8[Array, "N P P 3"], quantized: bool
 ) -> Float[Array, "N L D"]:
@@ -43,7 +42,7 @@ def embed_images(
     return bound.understand(features)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=("model",))
 def embed_prompt(
     model: LatentUM,
     params: Params,
@@ -58,7 +57,7 @@ def embed_prompt(
     return jnp.where(is_slot[..., None], slots, bound.embed(tokens))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=("model",))
 def encode_images(
     model: LatentUM, params: Params, pixels: UInt8[Array, "N P P 3"]
 ) -> tuple[Float[Array, "N L F"], Int[Array, "N L C"]]:
@@ -68,7 +67,7 @@ def encode_images(
     return features, bound.quantize(features).codes
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=("model",))
 def show_codes(
     model: LatentUM, params: Params, codes: Int[Array, "N L C"]
 ) -> Float[Array, "N L D"]:
@@ -76,7 +75,7 @@ def show_codes(
     return model.bind({"params": params}).show(codes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(static=("model",))
 def look_up_codes(
     model: LatentUM, params: Params, codes: Int[Array, "*b C"]
 ) -> Float[Array, "*b E"]:

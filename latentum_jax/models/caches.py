@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from latentum_jax.sharding import constrain
 
-SEGMENT, MOST_SEGMENTS = 128, 8  # slots of one at least, where there are more; so many at most
+SEGMENT, MOST_SEGMENTS = 128, 4  # slots of one at least, where there are more; so many at most
 
 
 class KVCache(struct.PyTreeNode):

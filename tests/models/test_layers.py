@@ -18,6 +18,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
 
 from latentum_jax.convert.latentum import TABLE
 from latentum_jax.kernels.placement import Placement
+from latentum_jax.models import layers
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.layers import (
     MLP,
@@ -144,21 +145,25 @@ def test_dense_is_torchs_linear():
     np.testing.assert_allclose(got, linear(x).detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "product"), [((2, 3), "48,6"), ((4, 50), "4,50,48|200,48")])
-def test_a_turned_kernel_is_the_left_operand_of_few_rows(shape, product):
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(("shape", "products"), [((2, 3), "{},6"), ((4, 50), "4,50,{0}|200,{0}")])
+def test_a_turned_kernel_is_the_left_operand_of_few_rows(shape, products, long, monkeypatch):
     """Breaks if it multiplies otherwise than torch's linear, whose weights lie like that, or if XLA
     turns the product back, or many rows are turned, either of which costs half the speed on a CPU
     and nobody would notice."""
-    linear = torch.nn.Linear(16, 48, bias=False)
+    monkeypatch.setattr(layers, "LONG", 16 if long else 17)
+    linear = torch.nn.Linear(16, 49, bias=False)
     x = torch.randn(*shape, 16)
     kernel, rows = jnp.asarray(linear.weight.detach().numpy()).T, jnp.asarray(x.numpy())
     turned = Turned.of(kernel, "cpu")
-    np.testing.assert_array_equal(turned.values, linear.weight.detach())
+    np.testing.assert_array_equal(turned.parts[0], linear.weight.detach()[: 25 if long else 49])
     np.testing.assert_allclose(turned.dot(rows), linear(x).detach(), atol=1e-6)
     np.testing.assert_array_equal(turned.kernel, linear.weight.detach().T)
     text = jax.jit(Turned.dot).lower(turned, rows).compile().as_text()
-    (made,) = re.findall(r"f32\[([\d,]+)\]\S* dot\(", text)
-    assert made in product.split("|")
+    made = re.findall(r"f32\[([\d,]+)\]\S* dot\(", text)
+    sizes = (25, 24) if long else (49,)
+    assert len(made) == len(sizes)
+    assert all(any(one in products.format(n).split("|") for one in made) for n in sizes)
 
 
 def test_weights_in_8_bits_by_hand():
