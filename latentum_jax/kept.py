@@ -63,7 +63,7 @@ class Program:
         leaves, tree = jax.tree.flatten(given)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):  # part of another program
             return self._jit(*args, **kwargs)
-        key = (tree, tuple(map(_kind, leaves)), static, _settings())
+        key = (self.__module__, tree, tuple(map(_kind, leaves)), static, _settings())
         if key not in self._ready:
             with self._locks[key]:  # threads that need the same wait for the first
                 if key not in self._ready:
