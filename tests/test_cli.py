@@ -47,6 +47,8 @@ def files(tmp_path, maze, model):
     (tmp_path / "broken.jsonl").write_text(good + '\n{"level": 3, "grid": ["SFF"\n')
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "words.npz").write_text("no codes")
+    np.save(tmp_path / "array.npy", np.zeros((1, *LATENT), int))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     np.savez(tmp_path / "other.npz", codes=np.zeros((1, 4, 9), int), prompts=["a"])
     np.savez(tmp_path / "far.npz", codes=np.full((1, *LATENT), 9999), prompts=["a"])
     (tmp_path / "far_cut.npz").write_bytes((tmp_path / "far.npz").read_bytes()[:300])
@@ -91,7 +93,8 @@ BAD = [
     ("generate words --top-p 0 -m", "expected temperature >= 0"),
     ("generate words --out foreign -m", "foreign is a folder"),
     ("describe none.npz -m", "there is no file of codes none.npz"),
-    ("describe words.npz -m", "words.npz is no file of codes"),
+    ("describe words.npz -m", "words.npz is no file of codes: not an .npz archive"),
+    ("describe array.npz -m", "array.npz is no file of codes: not an .npz archive"),
     ("describe other.npz -m", "other.npz holds int64 [1, 4, 9], this model's"),
     ("describe far.npz -m", "far.npz holds codes outside 0 to 7"),
     ("describe far_cut.npz -m", "far_cut.npz is damaged or cut short"),

@@ -9,6 +9,8 @@ import numpy as np
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.files import whole
 
+ZIP = b"PK"  # which an .npz begins with
+
 
 def write_codes(path: str | Path, codes: np.ndarray, prompts: Sequence[str]) -> None:
     """Writes latent images, one a prompt; the file appears whole or not at all."""
@@ -22,9 +24,12 @@ def read_codes(path: str | Path, config: LatentUMConfig) -> tuple[np.ndarray, li
     if not path.is_file():
         raise ValueError(f"there is no file of codes {path}")
     try:
+        with path.open("rb") as file:
+            if file.read(len(ZIP)) != ZIP:
+                raise ValueError("not an .npz archive")
         with np.load(path) as arrays:
             codes, prompts = arrays["codes"], arrays["prompts"].tolist()
-    except (ValueError, KeyError, IndexError, AttributeError, EOFError, OSError) as error:
+    except (ValueError, KeyError, IndexError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no file of codes: {error}") from error
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from error
