@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FEWEST = 8  # rows of a group, each a token at a time: fewer wait for weights, read once together
+ENOUGH = 16  # rows of each of more groups than there are cores
 Made = TypeVar("Made")
 
 
@@ -18,13 +19,14 @@ def groups(rows: int, fewest: int | None = None) -> int:
 
     Cores that share the products of a small model wait for one another as long as they multiply:
     two are 1.5 to 1.9 times as fast where each has rows to itself (bundled models). Every core gets
-    as many groups of `fewest` rows at least, 8 by default, as there are: rows that end late then
-    keep few others, and what a core reads again and again stays near it.
+    a group, of `fewest` rows at least, 8 by default, and several where each has `ENOUGH` of them
+    (or `fewest`, if that is given): what a core reads again and again stays near it.
     """
-    fewest, cores = fewest or FEWEST, _cores()
+    cores = _cores()
     if cores == 1:
         return 1
-    return cores * (rows // (fewest * cores)) or max(1, rows // fewest)
+    enough, fewest = fewest or ENOUGH, fewest or FEWEST
+    return cores * (rows // (enough * cores)) or max(1, min(cores, rows // fewest))
 
 
 def side_by_side(

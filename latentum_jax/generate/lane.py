@@ -32,7 +32,10 @@ class Request:
 
 
 class Lane:
-    """`count` rows, each with `room`. Of several lanes each may run in a thread of its own."""
+    """`count` rows, each with `room`. Of several lanes each may run in a thread of its own.
+
+    What `admits` no prompts takes over requests of other lanes alone: a program less.
+    """
 
     def __init__(
         self,
@@ -43,9 +46,10 @@ class Lane:
         width: int,
         room: Room,
         settings: Mapping[str, Any],
+        admits: bool = True,
     ):
         self.model, self.params, self.settings = model, params, settings
-        self.width, self.room = width, room
+        self.width, self.room, self.admits = width, room, admits
         self.rows = _empty(model, params, count, room)
         self.at: list[Request | None] = [None] * count
         self._new: list[tuple[int, Request]] = []  # in rows that are still those of others

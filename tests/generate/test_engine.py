@@ -159,10 +159,40 @@ def test_lanes_that_have_become_few_join(small, ids, prompts, expected, monkeypa
         server.submit(prompts[seed], MOST, seed=seed)
         server.submit(prompts[0], Limits(1, 0, 1), seed=0)
     done = {e.request: e for e in server.events(rounds=1) if isinstance(e, Done)}
-    moved = moved[1:]  # the first call compiles
+    moved = moved[2:]  # the first calls compile
     assert len(moved) == 1 and moved[0] > 0 and len(set(turns)) == 2
     assert len(set(turns[-3:])) == 1  # which has all of them at the end
     for number, seed in zip((0, 2), long, strict=True):
+        assert done[number].tokens == expected[seed][0]
+        np.testing.assert_array_equal(done[number].codes, expected[seed][1])
+
+
+def test_the_last_requests_go_on_in_a_small_lane(small, ids, prompts, expected, monkeypatch):
+    """Breaks if the last request goes on among free rows, if one that comes later is started where
+    only the last should go on, or if one is lost or changed where lanes part and join again."""
+    monkeypatch.setattr("latentum_jax.cores.FEWEST", 2)
+    monkeypatch.setattr("latentum_jax.cores.os.cpu_count", lambda: 2)
+    monkeypatch.setattr(engine, "FEW", 1)
+    run, runs = Lane.run, []
+
+    def watched(self, rounds, leave):
+        runs.append((len(self.at), self.under_way))
+        assert self.begun or len(self.at) == 2
+        run(self, rounds, leave)
+
+    monkeypatch.setattr(Lane, "run", watched)
+    server = Engine(small.model, small.params, ids=ids, rows=4, width=WIDTH, limits=[MOST], **DRAWN)
+    order = sorted(range(len(prompts)), key=lambda i: -len(expected[i][0]))  # the longest first
+    events, seen = server.events(rounds=1), []
+    server.submit(prompts[order[0]], MOST, seed=order[0])
+    while (1, 1) not in runs:
+        seen.append(next(events))
+    assert runs[0] == (2, 1) and not any(isinstance(event, Done) for event in seen)
+    for seed in order[1:]:
+        server.submit(prompts[seed], MOST, seed=seed)
+    done = {e.request: e for e in [*seen, *events] if isinstance(e, Done)}
+    assert (2, 2) in runs and runs[-1] == (1, 1) and sorted(done) == list(range(len(prompts)))
+    for number, seed in enumerate(order):
         assert done[number].tokens == expected[seed][0]
         np.testing.assert_array_equal(done[number].codes, expected[seed][1])
 
