@@ -121,8 +121,8 @@ def arithmetic(work: tuple[LatentUM, Params], prompts: np.ndarray, plans: Collec
         return start(model, params, prompt, one, row_keys(one), row, Room(width, 1, 1))
 
     rows = jax.eval_shape(functools.partial(begin, 1))
-    words = sum(len(tokens) for tokens, _ in plans)
     images = sum(len(codes) for _, codes in plans)
+    words = sum(len(tokens) for tokens, _ in plans) - images  # `</img>` is not said
     says = functools.partial(say, model, params, ids=ids, sampling=any_sampling)
     draws = functools.partial(draw_token, model, params, sampling=any_sampling)
     recaches = functools.partial(recache, model, params, ids=ids)
