@@ -11,6 +11,7 @@ import numpy as np
 
 FEWEST = 8  # rows of a group, each a token at a time: fewer wait for weights, read once together
 ENOUGH = 16  # rows of each of more groups than there are cores
+NEAR = 16 << 20  # bytes that stay in cores' caches while they are used again and again
 Made = TypeVar("Made")
 
 
@@ -52,6 +53,12 @@ def side_by_side(
     with at_once(count) as threads:
         made = list(threads.map(lambda part: run(*(own(x, part) for x in given)), parts))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:rows], *made)
+
+
+def near(size: int) -> bool:
+    """Whether weights of so many bytes are read from a core's caches: one row then takes it little,
+    while of others a few rows take as long as one."""
+    return size <= NEAR
 
 
 def abreast(count: int) -> int:

@@ -1,7 +1,7 @@
 """Continuous batching: requests take turns in the rows of one batch, without recompiling.
 
 Rows are those of one batch, a `Lane`, or on a CPU of several that its cores run side by side, that
-join when requests have become few, and whose last requests go on in a small one. What a request
+join when requests have become few, and whose last requests go on in small ones. What a request
 says and draws depends on its prompt, its seed and its limits alone.
 """
 
@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from latentum_jax.cores import abreast, at_once, groups
+from latentum_jax.cores import ENOUGH, abreast, at_once, groups, near
 from latentum_jax.generate.lane import Lane, Request
 from latentum_jax.generate.rows import DONE, Limits, Room
 from latentum_jax.generate.sampling import GREEDY, Sampling, row_seeds
-from latentum_jax.models.latentum import LatentUM, Params
+from latentum_jax.models.latentum import LatentUM, Params, bytes_of_a_token
 from latentum_jax.tokenizer import SpecialIds
 
 SPELL = 16  # steps at most that a lane takes before it may join another
-FEW = 4  # rows of a CPU's small lane: a visual token takes it 0.7 of the time that 16 rows take
+FEW = (4, 1)  # rows of a CPU's small lanes; a row takes it 0.5 and 4 take 0.7 of the time of 16
+SINGLE = 8  # its lanes of one row, of weights that are `near`: two take a sixth of the time of 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,10 @@ Event = Said | Drawn | Done
 
 class Engine:
     """`rows` rows, or on a CPU a few more, each with room for a prompt of `width` tokens and an
-    answer within `limits`: one of several, where requests differ in kind."""
+    answer within `limits`: one of several, where requests differ in kind.
+
+    What takes rows further is compiled when it is made: no request waits for that.
+    """
 
     def __init__(
         self,
@@ -79,17 +83,19 @@ class Engine:
         self.model = model
         self.width = width
         self.room = Room.of(width, limits, model.config.vision.num_tokens)
-        count = groups(rows)
-        own = -(-rows // count)  # of a lane: all of one size, and so of one program
-        few = FEW if count > 1 and own > FEW else 0
-        _check_memory(model, count * own + few, self.room.slots)
+        sizes, few = lane_sizes(rows, near(bytes_of_a_token(params)))
+        self._singles = len(few) if set(few) == {1} else 0
+        _check_memory(model, sum(sizes + few), self.room.slots)
         settings = {"ids": ids, "text": text, "codes": codes}
         kind = {"width": width, "room": self.room, "settings": settings}
-        self._lanes = [Lane(model, params, count=own, **kind) for _ in range(count)]
-        if few:
-            self._lanes.append(Lane(model, params, count=few, admits=False, **kind))
-        for one, other in itertools.permutations(self._lanes[-3:], 2):
-            one.prepare_join(other)
+        self._lanes = [Lane(model, params, count=size, **kind) for size in sizes]
+        self._lanes += [Lane(model, params, count=size, admits=False, **kind) for size in few]
+        for lane in {len(lane.at): lane for lane in self._lanes}.values():
+            lane.prepare()
+        pairs = itertools.permutations(self._lanes, 2)
+        for one, other in {(len(a.at), len(b.at)): (a, b) for a, b in pairs}.values():
+            if max(len(one.at), len(other.at)) > 1:
+                one.prepare_join(other)
         self._told: dict[int, tuple[int, int]] = {}  # request: tokens, visual tokens told so far
         self._waiting: collections.deque[Request] = collections.deque()
         self._cancelled: set[int] = set()
@@ -149,7 +155,9 @@ class Engine:
                     lane for lane in idle if lane.busy and not self._held(lane, running.values())
                 ]
                 for lane in due[: abreast(count) - len(running)]:
-                    running[threads.submit(lane.run, rounds, self._leave(lane))] = lane
+                    moves_on = self._few and len(lane.at) > 1  # as soon as what is new has begun
+                    steps = 0 if moves_on else rounds
+                    running[threads.submit(lane.run, steps, self._leave(lane))] = lane
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -185,11 +193,17 @@ class Engine:
 
     def _join(self, lanes: Sequence[Lane]) -> None:
         """Moves requests together where fewer lanes have rows for all, and then into the smallest
-        that has: rows that are free take as long as the others. Where some wait, rows are soon
-        theirs."""
+        that has: rows that are free take as long as the others. So few that each can have a lane of
+        its own are parted. Where some wait, rows are soon theirs."""
         if self._waiting:
             return
         some = [lane for lane in lanes if lane.busy and lane.begun]
+        if self._few:
+            for single in [lane for lane in lanes if len(lane.at) == 1 and not lane.busy]:
+                last = max(some, key=lambda lane: lane.under_way, default=single)
+                if len(last.at) > 1:
+                    single.join(last)
+            return
         for last in sorted(some, key=lambda lane: lane.under_way):
             others = [lane for lane in some if lane is not last]
             if last.under_way <= sum(lane.free for lane in others):
@@ -205,7 +219,12 @@ class Engine:
     def _held(self, lane: Lane, running: Iterable[Lane]) -> bool:
         """Whether a lane waits for one that has rows for all of its requests, to join it then."""
         room = max((other.free for other in running), default=0)
-        return lane.begun and not self._waiting and lane.under_way <= room
+        return not self._few and lane.begun and not self._waiting and lane.under_way <= room
+
+    @property
+    def _few(self) -> bool:
+        """Whether all requests under way can each have a lane of their own."""
+        return sum(lane.under_way for lane in self._lanes) <= self._singles
 
     def _leave(self, lane: Lane) -> int:
         """With how many rows under way a lane is to stop: at once where one is free for another."""
@@ -239,6 +258,18 @@ class Engine:
         cancelled = request.number in self._cancelled
         self._cancelled.discard(request.number)
         return Done(request.number, tokens, codes, cancelled)
+
+
+def lane_sizes(rows: int, is_near: bool) -> tuple[list[int], list[int]]:
+    """Rows of each lane: of those that requests begin in, all of one size and so of one program,
+    and of those that the last go on in. `is_near`: the weights are (`near`)."""
+    if abreast(2) == 1:  # cores that share everything, or no CPU's
+        return [rows], []
+    if is_near and rows <= SINGLE:
+        return [1] * rows, []
+    count = groups(rows, None if is_near else ENOUGH)
+    own = -(-rows // count)
+    return [own] * count, [1] * SINGLE if is_near else [size for size in FEW if size < own]
 
 
 def _so_far(seen: dict[str, np.ndarray], row: int) -> tuple[tuple[int, ...], np.ndarray]:

@@ -87,8 +87,13 @@ class Lane:
         while self._new:
             self.rows = self._admitted(self._new[: self._group])
             del self._new[: self._group]
-        self.rows = advance(self.model, self.params, self.rows, rounds, leave, **self.settings)
+        if rounds:
+            self._advance(rounds, leave)
         jax.block_until_ready(self.rows.status)
+
+    def prepare(self) -> None:
+        """Compiles what takes rows further, before anyone waits for it; the lane is empty."""
+        self._advance(0, 0)
 
     def join(self, other: "Lane") -> None:
         """Takes the requests of another lane, as many as there are free rows for: what those have
@@ -117,6 +122,9 @@ class Lane:
         """What events are made of."""
         names = ("status", "tokens", "count", "codes", "images", "drawn")
         return jax.device_get({name: getattr(self.rows, name) for name in names})
+
+    def _advance(self, rounds: int, leave: int) -> None:
+        self.rows = advance(self.model, self.params, self.rows, rounds, leave, **self.settings)
 
     def _admitted(self, some: Sequence[tuple[int, Request]]) -> Rows:
         """The rows with new requests in theirs; calls of fewer than `_group` are filled up with

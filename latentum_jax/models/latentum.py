@@ -172,6 +172,15 @@ def look_codes_up(model: LatentUM, params: Params) -> Params:
     return {**params, "head": {**params["head"], AHEAD: made}}
 
 
+def bytes_of_a_token(params: Params) -> int:
+    """Of the weights that a visual token is drawn with, each of them counted once."""
+    layers = params["language"]["layers"]
+    layers = layers if isinstance(layers, tuple) else (layers,)
+    tables = ("embeddings", AHEAD)  # of which a row is read
+    head = {name: part for name, part in params["head"].items() if name not in tables}
+    return sum(x.nbytes for x in jax.tree.leaves(([layer["gen"] for layer in layers], head)))
+
+
 def cache_kind(params: Params) -> type[Cache]:
     """In what a program of these parameters keeps keys and values: segments where they are held for
     a CPU (`hold`)."""
