@@ -278,7 +278,8 @@ def test_events_tell_everything_once(server, prompts, expected):
 
 
 def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch):
-    """Breaks if a freed row, another length or other limits make a new program."""
+    """Breaks if a freed row, another length or other limits make a new program, or if the first
+    request waits until its steps are compiled."""
     traced = []
     step, start = lane.step, lane.start
     monkeypatch.setattr(lane, "step", lambda *a, **k: traced.append("step") or step(*a, **k))
@@ -287,6 +288,7 @@ def test_nothing_is_compiled_for_later_requests(small, ids, prompts, monkeypatch
     server = Engine(
         small.model, small.params, ids=ids, rows=ROWS, width=WIDTH, limits=[MOST], **settings
     )
+    assert "step" in traced
     server.submit(prompts[0], MOST)
     list(server.events())
     before = len(traced)
