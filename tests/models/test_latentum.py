@@ -10,6 +10,7 @@ import pytest
 from latentum_jax.config import LatentUMConfig
 from latentum_jax.models.folder import expected_shapes
 from latentum_jax.models.latentum import (
+    bytes_of_a_token,
     hold,
     init_params,
     look_codes_up,
@@ -105,6 +106,17 @@ def test_stacking_undoes_unstacking(small, platform):
     assert lazy.shape == expected.shape and lazy.stacked
     for index in (0, 1, ..., slice(1, 2)):
         np.testing.assert_array_equal(lazy[index], expected[index])
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_bytes_of_a_token(small, platform):
+    """Breaks if a table of which a row is read, or the other branch, counts as read whole."""
+    shapes = expected_shapes(SMALL).items()
+    read = {path: shape for path, shape in shapes if "/gen/" in path or path.startswith("head/")}
+    expected = 4 * sum(math.prod(shape) for path, shape in read.items() if "embedd" not in path)
+    unstacked = unstack_layers(small.params, platform=platform)
+    for params in (small.params, unstacked, look_codes_up(small.model, unstacked)):
+        assert bytes_of_a_token(params) == expected
 
 
 def test_what_is_held(small):
