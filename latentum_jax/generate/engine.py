@@ -64,7 +64,7 @@ class Engine:
     """`rows` rows, or on a CPU a few more, each with room for a prompt of `width` tokens and an
     answer within `limits`: one of several, where requests differ in kind.
 
-    What takes rows further is compiled when it is made: no request waits for that.
+    Its programs are compiled when it is made: no request waits for that.
     """
 
     def __init__(

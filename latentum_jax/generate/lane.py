@@ -92,7 +92,11 @@ class Lane:
         jax.block_until_ready(self.rows.status)
 
     def prepare(self) -> None:
-        """Compiles what takes rows further, before anyone waits for it; the lane is empty."""
+        """Compiles what `run` runs, before anyone waits for it; the lane is empty."""
+        if self.admits:
+            nothing = np.zeros((1, self.model.config.language.hidden_size), np.float32)
+            nobody = Request(-1, nothing, 0, Limits(1, 0, 1))
+            self.rows = self._admitted([(len(self.at), nobody)])  # in a row that does not exist
         self._advance(0, 0)
 
     def join(self, other: "Lane") -> None:
